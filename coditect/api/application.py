@@ -26,28 +26,17 @@ from coditect import __version__
 from coditect.api.access import Caller, OpenAccess, Role
 from coditect.api.guard import LOOPBACK_NAMES, BodyLimit, RequestGuard
 from coditect.api.problems import RESPONSES, add_problem_handlers, problem_schemas
-from coditect.api.routes import collaboration, http_agents
-from coditect.api.routes.approvals import approval_router, audit_router
-from coditect.api.routes.coordination import lock_router, lock_steered, space_router, space_steered
-from coditect.api.routes.events import event_router, webhook_router, webhook_steered
-from coditect.api.routes.fleet import agent_router, fleet_router, health_router
-from coditect.api.routes.schedules import schedule_router, schedule_steered
-from coditect.api.routes.tasks import broadcast_router, dead_letter_router, task_router
-from coditect.api.routes.threads import (
-    handoff_router,
-    handoff_steered,
-    lesson_router,
-    lesson_steered,
-    thread_router,
-    thread_steered,
-)
-from coditect.api.routes.workflows import (
-    checkpoint_router,
-    pattern_router,
-    pattern_steered,
-    trace_router,
-    workflow_router,
-    workflow_steered,
+from coditect.api.routes import (
+    approvals,
+    collaboration,
+    coordination,
+    events,
+    fleet,
+    http_agents,
+    schedules,
+    tasks,
+    threads,
+    workflows,
 )
 from coditect.api.services import ApiServices, caller_of, check_role, needs
 from coditect.settings.settings import ApiSettings
@@ -174,34 +163,14 @@ def _address(request: Request) -> str:
 DASHBOARD = Path(__file__).parent / "dashboard"
 """The folder of the dashboard's files, which are served at `/`."""
 ROUTERS: tuple[APIRouter, ...] = (
-    task_router,
-    broadcast_router,
-    agent_router,
-    fleet_router,
-    workflow_router,
-    workflow_steered,
-    checkpoint_router,
-    approval_router,
-    audit_router,
-    dead_letter_router,
-    schedule_router,
-    schedule_steered,
-    lock_router,
-    lock_steered,
-    space_router,
-    space_steered,
-    handoff_router,
-    handoff_steered,
-    lesson_router,
-    lesson_steered,
-    thread_router,
-    thread_steered,
-    trace_router,
-    pattern_router,
-    pattern_steered,
-    event_router,
-    webhook_router,
-    webhook_steered,
+    *tasks.ROUTERS,
+    *fleet.ROUTERS,
+    *workflows.ROUTERS,
+    *approvals.ROUTERS,
+    *schedules.ROUTERS,
+    *coordination.ROUTERS,
+    *threads.ROUTERS,
+    *events.ROUTERS,
     http_agents.steered,
 )
 """The routers below `/v1`, the most used ones first, since a request is compared with one after the other."""
@@ -250,10 +219,9 @@ def api_routes() -> tuple[BaseRoute, ...]:
     every = APIRouter(generate_unique_id_function=_operation_id, responses=RESPONSES)
     for router in ROUTERS:
         every.include_router(router, prefix="/v1", dependencies=[needs(Role.VIEWER)])
-    every.include_router(health_router)
+    every.include_router(fleet.health_router)
     every.include_router(http_agents.router)
     every.include_router(collaboration.router, dependencies=[needs(Role.VIEWER)])
-    every.include_router(collaboration.steered)
     return tuple(every.routes)
 
 

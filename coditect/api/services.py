@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from functools import cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
-from fastapi import Depends
+from fastapi import APIRouter, Depends
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp
 
@@ -154,6 +155,7 @@ async def caller_of(connection: HTTPConnection) -> Caller:
     return caller
 
 
+@cache
 def needs(role: Role) -> Any:
     """Return the FastAPI dependency that admits callers of a role, or a more powerful one, within the rate limit."""
 
@@ -161,3 +163,18 @@ def needs(role: Role) -> Any:
         check_role(await caller_of(connection), role)
 
     return Depends(check)
+
+
+class GuardedRouter(APIRouter):
+    """A router whose routes that are no GET need the role `changes`, unless they name another one by `needs`."""
+
+    def __init__(self, *, changes: Role = Role.OPERATOR, **options: Any) -> None:
+        super().__init__(**options)
+        self._changes = needs(changes)
+
+    def add_api_route(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        """Add a route, with the role that it needs."""
+        dependencies = options.pop("dependencies", None) or []
+        if options["methods"] != ["GET"] and not any(needs(role) in dependencies for role in Role):
+            dependencies = [self._changes, *dependencies]
+        super().add_api_route(path, endpoint, dependencies=dependencies, **options)

@@ -6,17 +6,17 @@ import time
 from http import HTTPStatus
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from coditect.api.access import LOCAL, Caller, Role
 from coditect.api.routes.parameters import ApiRequest, Cursor, FreeName, Limit, Who
-from coditect.api.services import ApiServices, Fleet, Services, needs
+from coditect.api.services import ApiServices, Fleet, GuardedRouter, Services
 from coditect.client.approvals import ApprovalDecision, AuditFilter, AuditRow, AutonomyReport
 from coditect.client.listings import APPROVAL_PAGES, AUDIT_PAGES, ListingPage
 from coditect.workflow.rows import ApprovalRow
 
-approval_router = APIRouter(prefix="/approvals", tags=["approvals"])
+approval_router = GuardedRouter(changes=Role.APPROVER, prefix="/approvals", tags=["approvals"])
 
 
 class ApprovalAnswer(ApiRequest):
@@ -32,10 +32,7 @@ async def list_approvals(client: Fleet, cursor: Cursor = None, limit: Limit = 10
     return await client.page(APPROVAL_PAGES, {}, cursor=cursor, limit=limit)
 
 
-ANSWERS: dict[str, Any] = {"status_code": HTTPStatus.NO_CONTENT, "dependencies": [needs(Role.APPROVER)]}
-
-
-@approval_router.post("/{approval}/grant", **ANSWERS)
+@approval_router.post("/{approval}/grant", status_code=HTTPStatus.NO_CONTENT)
 async def grant_approval(
     approval: FreeName, order: ApprovalAnswer, services: Services, client: Fleet, who: Who
 ) -> None:
@@ -43,7 +40,7 @@ async def grant_approval(
     await client.approvals.grant(approval, **_answer(order, services, who))
 
 
-@approval_router.post("/{approval}/deny", **ANSWERS)
+@approval_router.post("/{approval}/deny", status_code=HTTPStatus.NO_CONTENT)
 async def deny_approval(approval: FreeName, order: ApprovalAnswer, services: Services, client: Fleet, who: Who) -> None:
     """Deny an approval; its id is `workflow:node`. Only the first answer counts."""
     await client.approvals.deny(approval, **_answer(order, services, who))
@@ -54,7 +51,7 @@ def _answer(order: ApprovalAnswer, services: ApiServices, who: Caller) -> dict[s
     return {"by": by, "comment": order.comment, "key": services.opened.environ.get("CODITECT_APPROVAL_KEY") or None}
 
 
-audit_router = APIRouter(tags=["approvals"])
+audit_router = GuardedRouter(tags=["approvals"])
 
 HOUR_MS = 3_600_000
 Hours = Annotated[int, Query(ge=1, le=24 * 366, description="How many hours back from now.")]
@@ -98,3 +95,6 @@ async def get_autonomy(client: Fleet, hours: Hours = 24) -> AutonomyReport:
     """Count the workflows and tasks that finished in the last `hours`, and how many of them a person acted on."""
     now_ms = time.time_ns() // 1_000_000
     return await client.approvals.autonomy(since_ms=now_ms - hours * HOUR_MS, until_ms=now_ms)
+
+
+ROUTERS = (approval_router, audit_router)

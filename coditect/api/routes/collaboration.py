@@ -9,10 +9,10 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Annotated, Any, Literal, Self
 
-from fastapi import APIRouter, Path, Query
+from fastapi import Path, Query
 from pydantic import BaseModel, Field
 
-from coditect.api.access import Caller, Role
+from coditect.api.access import Caller
 from coditect.api.problems import RequestRefused
 from coditect.api.routes.parameters import (
     ApiRequest,
@@ -25,15 +25,14 @@ from coditect.api.routes.parameters import (
     may_act,
     own_key,
 )
-from coditect.api.services import ApiServices, Services, needs
+from coditect.api.services import ApiServices, GuardedRouter, Services
 from coditect.collaboration.handoffs import HandoffRow, HandoffState
 from coditect.collaboration.threads import ThreadMessage, ThreadOptions, ThreadRow
 from coditect.errors import NotFound
 from coditect.operations.coordination import handoffs, threads
 
 PREFIX = "/api/v1/collaboration"
-router = APIRouter(prefix=PREFIX, tags=["collaboration"])
-steered = APIRouter(prefix=PREFIX, tags=["collaboration"], dependencies=[needs(Role.OPERATOR)])
+router = GuardedRouter(prefix=PREFIX, tags=["collaboration"])
 
 AgentName = Annotated[str, Field(min_length=1, max_length=200)]
 Id = Annotated[str, Path(max_length=2_000)]
@@ -184,7 +183,7 @@ class RequestedHandoff(BaseModel):
     status: HandoffState = Field(description="`declined` if there is no other living agent to ask.")
 
 
-@steered.post("/threads", status_code=HTTPStatus.CREATED)
+@router.post("/threads", status_code=HTTPStatus.CREATED)
 async def create_collaboration_thread(order: ThreadOrder, services: Services, who: Who) -> CollaborationThread:
     """Open a thread between agents, about a task or a ticket of another system.
 
@@ -230,7 +229,7 @@ async def list_collaboration_threads(
     return [CollaborationThread.of(row) for row in rows]
 
 
-@steered.post("/threads/{thread_id}/close")
+@router.post("/threads/{thread_id}/close")
 async def close_collaboration_thread(
     thread_id: Id, services: Services, order: ChangeReason | None = None
 ) -> CollaborationThread:
@@ -248,7 +247,7 @@ async def list_collaboration_messages(
     return [CollaborationMessage.of(one, found.thread) for one in found.messages]
 
 
-@steered.post("/messages", status_code=HTTPStatus.CREATED)
+@router.post("/messages", status_code=HTTPStatus.CREATED)
 async def send_collaboration_message(order: MessageOrder, services: Services, who: Who) -> CollaborationMessage:
     """Add a message to a thread, for one participant or for all."""
     by, to = await acting_name(services, who, order.from_agent_id), [order.to_agent_id] if order.to_agent_id else []
@@ -259,7 +258,7 @@ async def send_collaboration_message(order: MessageOrder, services: Services, wh
     return await _message(services, said.thread, said.number)
 
 
-@steered.post("/messages/{message_id}/read")
+@router.post("/messages/{message_id}/read")
 async def read_collaboration_message(
     message_id: Id, services: Services, who: Who, order: ReadOrder | None = None
 ) -> CollaborationMessage:
@@ -271,7 +270,7 @@ async def read_collaboration_message(
     return await _message(services, thread, number)
 
 
-@steered.post("/handoff/request", status_code=HTTPStatus.CREATED)
+@router.post("/handoff/request", status_code=HTTPStatus.CREATED)
 async def request_collaboration_handoff(
     order: HandoffOrder, services: Services, who: Who, key: IdempotencyKey = None
 ) -> RequestedHandoff:
@@ -290,7 +289,7 @@ async def request_collaboration_handoff(
     )
 
 
-@steered.post("/handoff/{handoff_id}/accept")
+@router.post("/handoff/{handoff_id}/accept")
 async def accept_collaboration_handoff(
     handoff_id: Id, services: Services, who: Who, order: AnswerOrder | None = None
 ) -> CollaborationHandoff:
@@ -298,7 +297,7 @@ async def accept_collaboration_handoff(
     return await _answer(services, who, handoff_id, order or AnswerOrder(), accept=True)
 
 
-@steered.post("/handoff/{handoff_id}/decline")
+@router.post("/handoff/{handoff_id}/decline")
 async def decline_collaboration_handoff(
     handoff_id: Id, services: Services, who: Who, order: AnswerOrder | None = None
 ) -> CollaborationHandoff:

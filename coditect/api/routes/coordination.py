@@ -5,11 +5,10 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Annotated, Any, Required
 
-from fastapi import APIRouter, Body, Depends, Header, Request, Response
+from fastapi import Body, Depends, Header, Request, Response
 from pydantic import ConfigDict, Field, with_config
 from starlette.requests import HTTPConnection
 
-from coditect.api.access import Role
 from coditect.api.problems import RequestRefused
 from coditect.api.routes.parameters import (
     BY,
@@ -22,7 +21,7 @@ from coditect.api.routes.parameters import (
     acting_name,
     while_connected,
 )
-from coditect.api.services import Fleet, Services, needs
+from coditect.api.services import Fleet, GuardedRouter, Services
 from coditect.client.coordination import BreakerListing, LockGrant, LockRow
 from coditect.collaboration.locks import GrantedLockOptions
 from coditect.collaboration.state import SharedState, StateEntry
@@ -30,8 +29,7 @@ from coditect.errors import InputError, NotFound
 from coditect.model.duration import seconds
 from coditect.model.limits import BreakerState
 
-lock_router = APIRouter(tags=["locks and breakers"])
-lock_steered = APIRouter(tags=["locks and breakers"], dependencies=[needs(Role.OPERATOR)])
+lock_router = GuardedRouter(tags=["locks and breakers"])
 
 
 @with_config(ConfigDict(extra="forbid"))
@@ -63,7 +61,7 @@ async def list_locks(client: Fleet, resource: str | None = None, limit: Limit = 
     return [row async for row in client.locks.list(resource, limit=limit)]
 
 
-@lock_steered.post("/locks", status_code=HTTPStatus.CREATED)
+@lock_router.post("/locks", status_code=HTTPStatus.CREATED)
 async def acquire_lock(
     order: Annotated[LockOrder, Body()], request: Request, services: Services, client: Fleet, who: Who
 ) -> LockGrant:
@@ -78,19 +76,19 @@ async def acquire_lock(
     return await while_connected(request, client.locks.acquire(*resources, by=by, **options))
 
 
-@lock_steered.post("/locks/{ticket}/renew")
+@lock_router.post("/locks/{ticket}/renew")
 async def renew_lock(ticket: FreeName, held: HeldLock, client: Fleet) -> dict[str, int]:
     """Keep a lock for another full TTL, and return the milliseconds until it expires; 409 if it was lost."""
     return {"expires_in_ms": await client.locks.renew(ticket, fence=held.fence)}
 
 
-@lock_steered.post("/locks/{ticket}/release")
+@lock_router.post("/locks/{ticket}/release")
 async def release_lock(ticket: FreeName, held: HeldLock, client: Fleet) -> dict[str, bool]:
     """Release a lock; `released` is false if it was released or lost before, or is held under another fence."""
     return {"released": await client.locks.release(ticket, fence=held.fence)}
 
 
-@lock_steered.post("/locks/release")
+@lock_router.post("/locks/release")
 async def release_locks(order: LockRelease, client: Fleet) -> dict[str, int]:
     """Release by force a resource's locks, or all that an agent or its task holds or awaits; return how many."""
     return {"released": await client.locks.release_all(**order.model_dump())}
@@ -108,13 +106,13 @@ async def get_breaker(name: FreeName, client: Fleet) -> BreakerListing:
     return await client.breakers.get(name)
 
 
-@lock_steered.post("/breakers/{name}/open")
+@lock_router.post("/breakers/{name}/open")
 async def open_breaker(name: FreeName, order: ChangeReason, client: Fleet) -> BreakerState:
     """Open a breaker in the whole fleet, without probes, until it is reset; return its state."""
     return await client.breakers.open(name, reason=order.reason)
 
 
-@lock_steered.post("/breakers/{name}/reset")
+@lock_router.post("/breakers/{name}/reset")
 async def reset_breaker(name: FreeName, order: ChangeReason, client: Fleet) -> BreakerState:
     """Close a breaker in the whole fleet, and return its state."""
     return await client.breakers.reset(name, reason=order.reason)
@@ -134,8 +132,7 @@ async def _not_own(connection: HTTPConnection) -> None:
         raise RequestRefused(HTTPStatus.FORBIDDEN, f"Spaces that begin with {OWN} are Coditect's own", fix=fix)
 
 
-space_router = APIRouter(tags=["shared state"], dependencies=[Depends(_not_own)])
-space_steered = APIRouter(tags=["shared state"], dependencies=[needs(Role.OPERATOR), Depends(_not_own)])
+space_router = GuardedRouter(tags=["shared state"], dependencies=[Depends(_not_own)])
 
 SPACES = "/state/{space}"
 WORKFLOW_STATE = "/workflows/{workflow}/state"
@@ -176,7 +173,7 @@ async def get_value(key: FreeName, shared: NamedState, response: Response) -> St
     return await _read(shared, key, response)
 
 
-@space_steered.put(SPACES + "/{key:path}")
+@space_router.put(SPACES + "/{key:path}")
 async def put_value(
     key: FreeName, value: NewValue, shared: NamedState, response: Response, if_match: IfMatch = None
 ) -> dict[str, int]:
@@ -184,7 +181,7 @@ async def put_value(
     return await _write(shared, key, value, response, if_match)
 
 
-@space_steered.delete(SPACES + "/{key:path}", status_code=HTTPStatus.NO_CONTENT)
+@space_router.delete(SPACES + "/{key:path}", status_code=HTTPStatus.NO_CONTENT)
 async def delete_value(key: FreeName, shared: NamedState, if_match: IfMatch = None) -> None:
     """Remove a key's value; with If-Match only that version, else 412."""
     await shared.delete(key, if_version=_version(if_match))
@@ -202,7 +199,7 @@ async def get_workflow_value(key: FreeName, shared: WorkflowState, response: Res
     return await _read(shared, key, response)
 
 
-@space_steered.put(WORKFLOW_STATE + "/{key:path}")
+@space_router.put(WORKFLOW_STATE + "/{key:path}")
 async def put_workflow_value(
     key: FreeName, value: NewValue, shared: WorkflowState, response: Response, if_match: IfMatch = None
 ) -> dict[str, int]:
@@ -231,3 +228,6 @@ def _version(if_match: str | None) -> int | None:
     if not (text.isascii() and text.isdecimal() and len(text) <= 15):
         raise InputError("If-Match is a version in quotes", given=if_match[:80], fix='the ETag of a GET, such as "3"')
     return int(text)
+
+
+ROUTERS = (lock_router, space_router)

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from http import HTTPStatus
 from typing import Annotated, Any, Required, Self
 
-from fastapi import APIRouter, Body, Depends, Header, Query, WebSocket
+from fastapi import Body, Depends, Header, Query, WebSocket
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field, with_config
 from starlette.requests import HTTPConnection
@@ -22,7 +22,7 @@ from coditect.api.access import Role
 from coditect.api.live import PING, LiveFrame, LiveStream
 from coditect.api.problems import error_answer
 from coditect.api.routes.parameters import BY, ApiRequest, Who, acting_name
-from coditect.api.services import Fleet, Services, needs
+from coditect.api.services import Fleet, GuardedRouter, Services
 from coditect.api.webhooks import WebhookAttempt
 from coditect.client.webhooks import LONGEST_URL, Webhook, WebhookOptions, check_url
 from coditect.errors import CoditectError, InputError
@@ -30,7 +30,7 @@ from coditect.messaging.event_stream import EventFilter
 
 log = logging.getLogger(__name__)
 
-event_router = APIRouter(tags=["events"])
+event_router = GuardedRouter(tags=["events"])
 
 SEND_SECONDS = 30.0
 """How long a reader may take no bytes at all before its stream is cut."""
@@ -133,7 +133,7 @@ FLEET_EVENTS = frozenset(
 """The first words of the events that the fleet itself publishes."""
 
 
-@event_router.post("/events", status_code=HTTPStatus.ACCEPTED, dependencies=[needs(Role.OPERATOR)])
+@event_router.post("/events", status_code=HTTPStatus.ACCEPTED)
 async def emit_event(event: NewEvent, services: Services, who: Who) -> dict[str, str]:
     """Publish an event to all listeners, triggers and webhooks, at most once; return its id."""
     if event.type.partition(".")[0] in FLEET_EVENTS:
@@ -205,8 +205,7 @@ async def _read_until_closed(socket: WebSocket, writing: asyncio.Task[Any]) -> N
         log.info("A WebSocket of events was cut", extra={"reason": reason})
 
 
-webhook_router = APIRouter(tags=["webhooks"])
-webhook_steered = APIRouter(tags=["webhooks"], dependencies=[needs(Role.ADMIN)])
+webhook_router = GuardedRouter(changes=Role.ADMIN, tags=["webhooks"])
 
 
 @with_config(ConfigDict(extra="forbid"))
@@ -254,7 +253,7 @@ async def get_webhook(name: str, client: Fleet) -> WebhookDocument:
     return WebhookDocument.of(await client.webhooks.get(name))
 
 
-@webhook_steered.put("/webhooks/{name}", status_code=HTTPStatus.CREATED)
+@webhook_router.put("/webhooks/{name}", status_code=HTTPStatus.CREATED)
 async def create_webhook(
     name: str, order: Annotated[WebhookRequest, Body()], services: Services, client: Fleet
 ) -> NewWebhook:
@@ -266,25 +265,28 @@ async def create_webhook(
     return NewWebhook.of(webhook, secret=services.webhooks.secret(webhook))
 
 
-@webhook_steered.post("/webhooks/{name}/test")
+@webhook_router.post("/webhooks/{name}/test")
 async def test_webhook(name: str, services: Services, client: Fleet) -> WebhookAttempt:
     """Post an event `webhook.test` to a webhook's URL once, and return how its receiver answered."""
     return await services.webhooks.send_test(await client.webhooks.get(name), SystemClock())
 
 
-@webhook_steered.post("/webhooks/{name}/enable")
+@webhook_router.post("/webhooks/{name}/enable")
 async def enable_webhook(name: str, client: Fleet) -> WebhookDocument:
     """Make a disabled webhook active again: events are posted to it, those first that waited."""
     return WebhookDocument.of(await client.webhooks.enable(name))
 
 
-@webhook_steered.post("/webhooks/{name}/disable")
+@webhook_router.post("/webhooks/{name}/disable")
 async def disable_webhook(name: str, client: Fleet) -> WebhookDocument:
     """Disable a webhook: nothing is posted to it until it is enabled; of later events the latest 10,000 wait."""
     return WebhookDocument.of(await client.webhooks.disable(name))
 
 
-@webhook_steered.delete("/webhooks/{name}", status_code=HTTPStatus.NO_CONTENT)
+@webhook_router.delete("/webhooks/{name}", status_code=HTTPStatus.NO_CONTENT)
 async def delete_webhook(name: str, client: Fleet) -> None:
     """Delete a webhook with the events that wait for it."""
     await client.webhooks.delete(name)
+
+
+ROUTERS = (event_router, webhook_router)

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query, Response
+from fastapi import Query, Response
 from pydantic import Field
 
 from coditect.api.access import Role
 from coditect.api.routes.parameters import ApiRequest, Span
-from coditect.api.services import Services, needs
+from coditect.api.services import GuardedRouter, Services, needs
 from coditect.broker.management import ManagementUnavailable
 from coditect.broker.port import ProbeVerdict
 from coditect.broker.topology_diff import TopologyPlan
@@ -36,7 +36,7 @@ from coditect.telemetry.metrics import exposition
 from coditect.wire import routing
 from coditect.wire.control_messages import LogLevelOrder
 
-fleet_router = APIRouter(tags=["fleet"])
+fleet_router = GuardedRouter(tags=["fleet"])
 
 Named = Annotated[
     list[str], Query(default_factory=list, description="Can be repeated; default: what living agents offer.")
@@ -177,7 +177,7 @@ class LogLevelRequest(ApiRequest):
     agent: str | None = Field(default=None, min_length=1, max_length=100, description="The id of the only agent.")
 
 
-@fleet_router.post("/log-level", status_code=HTTPStatus.NO_CONTENT, dependencies=[needs(Role.OPERATOR)])
+@fleet_router.post("/log-level", status_code=HTTPStatus.NO_CONTENT)
 async def set_level(order: LogLevelRequest, services: Services) -> None:
     """Set the level of a logger, and of those below it, in every agent and dispatcher, or in one agent."""
     lasting = None if order.lasting is None else seconds(order.lasting)
@@ -198,7 +198,7 @@ def _ignored(note: str) -> None:
     """Ignore a note about what could not be read; the answer has only what could be read."""
 
 
-agent_router = APIRouter(prefix="/agents", tags=["agents"])
+agent_router = GuardedRouter(prefix="/agents", tags=["agents"])
 
 
 @agent_router.get("")
@@ -226,7 +226,6 @@ class Drain(ApiRequest):
 @agent_router.post(
     "/{agent_id}/drain",
     status_code=HTTPStatus.NO_CONTENT,
-    dependencies=[needs(Role.OPERATOR)],
     responses={202: {"description": "The agent still drains; it goes on by itself."}},
 )
 async def drain_agent(services: Services, agent_id: str, order: Drain) -> Response:
@@ -245,7 +244,7 @@ async def get_agent(services: Services, agent_id: str) -> AgentDocument:
     return AgentDocument.of(await fleet.get_agent(services.opened, AgentId(agent_id)))
 
 
-health_router = APIRouter(tags=["health"])
+health_router = GuardedRouter(tags=["health"])
 
 READY_WITHIN_SECONDS = 2.0
 FIX = "wait: it is started again by itself; the log says why it ended"
@@ -275,3 +274,6 @@ async def metrics(services: Services) -> Response:
     """Return the metrics of the process in Prometheus' text format."""
     body, kind = exposition(services.metrics.declared, services.metrics.samples())
     return Response(body, headers={"content-type": kind})
+
+
+ROUTERS = (fleet_router, agent_router)

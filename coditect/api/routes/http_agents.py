@@ -13,7 +13,7 @@ from fastapi import APIRouter, Path, Query
 
 from coditect.api.access import Role
 from coditect.api.routes.parameters import Who
-from coditect.api.services import HttpBridging, Services, needs
+from coditect.api.services import GuardedRouter, HttpBridging, Services, needs
 from coditect.integrations.http.bridge import AgentHealth, Registered
 from coditect.integrations.http.messages import AgentRequestEvent, AgentResponseEvent
 from coditect.integrations.http.registration import AGENT_NAME, BASE_URL, HttpRegistration, types_of
@@ -29,7 +29,7 @@ Id = Annotated[str, Path(max_length=100)]
 Token = Annotated[str, Path(max_length=200)]
 READS = [needs(Role.VIEWER)]
 CHANGES = [needs(Role.OPERATOR)]
-steered = APIRouter(prefix="/agents", tags=["http agents"], dependencies=CHANGES)
+steered = GuardedRouter(prefix="/agents", tags=["http agents"])
 """The routes that are also below `/v1`."""
 
 

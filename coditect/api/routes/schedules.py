@@ -5,18 +5,16 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Annotated, Any, Required
 
-from fastapi import APIRouter, Body
+from fastapi import Body
 from pydantic import ConfigDict, Field, with_config
 
-from coditect.api.access import Role
 from coditect.api.routes.parameters import Cursor, Limit
 from coditect.api.routes.workflows import WorkflowDefinition, read_definition
-from coditect.api.services import Fleet, needs
+from coditect.api.services import Fleet, GuardedRouter
 from coditect.client.listings import SCHEDULE_PAGES, TRIGGER_PAGES, ListingPage
 from coditect.workflow.starters import Schedule, ScheduleOptions, Trigger, TriggerOptions
 
-schedule_router = APIRouter(tags=["schedules and triggers"])
-schedule_steered = APIRouter(tags=["schedules and triggers"], dependencies=[needs(Role.OPERATOR)])
+schedule_router = GuardedRouter(tags=["schedules and triggers"])
 
 
 @with_config(ConfigDict(extra="forbid"))
@@ -48,7 +46,7 @@ async def get_schedule(name: str, client: Fleet) -> dict[str, Any]:
     return await client.schedules.get(name)
 
 
-@schedule_steered.put("/schedules/{name}")
+@schedule_router.put("/schedules/{name}")
 async def create_schedule(name: str, order: Annotated[ScheduleRequest, Body()], client: Fleet) -> Schedule:
     """Make a schedule under a new name; with `replace`, also change the one that has the name."""
     options: dict[str, Any] = {**order}
@@ -56,25 +54,25 @@ async def create_schedule(name: str, order: Annotated[ScheduleRequest, Body()], 
     return await client.schedules.create(name, definition, **options)
 
 
-@schedule_steered.post("/schedules/{name}/pause")
+@schedule_router.post("/schedules/{name}/pause")
 async def pause_schedule(name: str, client: Fleet) -> Schedule:
     """Pause a schedule: it starts nothing until it is resumed."""
     return await client.schedules.pause(name)
 
 
-@schedule_steered.post("/schedules/{name}/resume")
+@schedule_router.post("/schedules/{name}/resume")
 async def resume_schedule(name: str, client: Fleet) -> Schedule:
     """Resume a paused schedule at its first time after now; starts missed in the pause are not made up."""
     return await client.schedules.resume(name)
 
 
-@schedule_steered.post("/schedules/{name}/run")
+@schedule_router.post("/schedules/{name}/run")
 async def run_schedule(name: str, client: Fleet) -> dict[str, str | None]:
     """Start a schedule's workflow now, and return its id; null when `overlap` or an error prevents the start."""
     return {"workflow": await client.schedules.run(name)}
 
 
-@schedule_steered.delete("/schedules/{name}", status_code=HTTPStatus.NO_CONTENT)
+@schedule_router.delete("/schedules/{name}", status_code=HTTPStatus.NO_CONTENT)
 async def delete_schedule(name: str, client: Fleet) -> None:
     """Delete a schedule; the workflows that it started go on."""
     await client.schedules.delete(name)
@@ -86,7 +84,7 @@ async def list_triggers(client: Fleet, cursor: Cursor = None, limit: Limit = 100
     return await client.page(TRIGGER_PAGES, {}, cursor=cursor, limit=limit)
 
 
-@schedule_steered.put("/triggers/{name}")
+@schedule_router.put("/triggers/{name}")
 async def create_trigger(name: str, order: Annotated[TriggerRequest, Body()], client: Fleet) -> Trigger:
     """Create a trigger that starts a workflow, or sends a signal, at each event that fits."""
     options: dict[str, Any] = {**order}
@@ -95,19 +93,22 @@ async def create_trigger(name: str, order: Annotated[TriggerRequest, Body()], cl
     return await client.triggers.create(name, event, definition, **options)
 
 
-@schedule_steered.post("/triggers/{name}/pause")
+@schedule_router.post("/triggers/{name}/pause")
 async def pause_trigger(name: str, client: Fleet) -> Trigger:
     """Pause a trigger: events until it is resumed, and those that wait for it now, start nothing."""
     return await client.triggers.pause(name)
 
 
-@schedule_steered.post("/triggers/{name}/resume")
+@schedule_router.post("/triggers/{name}/resume")
 async def resume_trigger(name: str, client: Fleet) -> Trigger:
     """Resume a trigger with the events from now on."""
     return await client.triggers.resume(name)
 
 
-@schedule_steered.delete("/triggers/{name}", status_code=HTTPStatus.NO_CONTENT)
+@schedule_router.delete("/triggers/{name}", status_code=HTTPStatus.NO_CONTENT)
 async def delete_trigger(name: str, client: Fleet) -> None:
     """Delete a trigger; the workflows that it started go on."""
     await client.triggers.delete(name)
+
+
+ROUTERS = (schedule_router,)

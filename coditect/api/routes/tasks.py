@@ -10,10 +10,9 @@ from dataclasses import asdict, dataclass
 from http import HTTPStatus
 from typing import Annotated, Any, Required, cast
 
-from fastapi import APIRouter, Body, Depends, Request, Response
+from fastapi import Body, Depends, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, with_config
 
-from coditect.api.access import Role
 from coditect.api.live import PING_SECONDS
 from coditect.api.problems import ProblemDocument, problem_of
 from coditect.api.routes.events import EventsResponse
@@ -27,7 +26,7 @@ from coditect.api.routes.parameters import (
     request_key,
     while_connected,
 )
-from coditect.api.services import Services, needs
+from coditect.api.services import GuardedRouter, Services
 from coditect.client.client import Client
 from coditect.client.direct import LONGEST_DIRECT_TIMEOUT_SECONDS, Answer
 from coditect.client.handle import Handle
@@ -56,7 +55,7 @@ log = logging.getLogger(__name__)
 LONGEST_PAUSE = "10m"
 """How long the next part of a result is awaited, unless the request says it."""
 
-task_router = APIRouter(prefix="/tasks", tags=["tasks"])
+task_router = GuardedRouter(prefix="/tasks", tags=["tasks"])
 
 
 @with_config(ConfigDict(extra="forbid"))
@@ -101,7 +100,6 @@ class CancelDocument(BaseModel):
 
 @task_router.post(
     "",
-    dependencies=[needs(Role.OPERATOR)],
     responses={202: {"model": TaskDocument, "description": "The task was taken and has not ended."}},
 )
 async def submit_task(
@@ -150,7 +148,6 @@ async def _streamed(order: TaskBody, services: Services) -> AsyncIterator[Handle
 
 @task_router.post(
     "/stream",
-    dependencies=[needs(Role.OPERATOR)],
     response_class=EventsResponse,
     responses={200: {"description": "The parts.", "content": {"text/event-stream": {"schema": {"type": "string"}}}}},
 )
@@ -210,7 +207,7 @@ async def get_task(task_id: str, services: Services, wait: Wait = None) -> TaskD
     return ended or TaskDocument(task_id, SUBMITTED)
 
 
-@task_router.post("/{task_id}/cancel", dependencies=[needs(Role.OPERATOR)])
+@task_router.post("/{task_id}/cancel")
 async def cancel_task(task_id: str, services: Services) -> CancelDocument:
     """Cancel a task: a durable one by the control plane, a direct one by a message to every agent, at best effort."""
     report = await tasks.cancel_task(services.opened, task_id)
@@ -239,7 +236,7 @@ async def _end_of(handle: Handle, wait: str) -> TaskDocument | None:
 REFUSAL_SECONDS = 2.0
 """How long a stream waits for a first answer, or for the error of a wrong request, before its headers are sent."""
 
-broadcast_router = APIRouter(prefix="/broadcasts", tags=["broadcasts"])
+broadcast_router = GuardedRouter(prefix="/broadcasts", tags=["broadcasts"])
 
 
 class BroadcastRequest(ApiRequest):
@@ -339,7 +336,7 @@ async def _asked(order: BroadcastRequest, services: Services) -> AsyncIterator[A
 Asked = Annotated[Asking, Depends(_asked)]
 
 
-@broadcast_router.post("", dependencies=[needs(Role.OPERATOR)])
+@broadcast_router.post("")
 async def broadcast(asking: Asked, request: Request) -> BroadcastDocument:
     """Ask several agents for the same, and return all answers, at the latest after `timeout`.
 
@@ -358,7 +355,6 @@ async def _all(asking: Asking) -> BroadcastDocument:
 
 @broadcast_router.post(
     "/stream",
-    dependencies=[needs(Role.OPERATOR)],
     response_class=EventsResponse,
     responses={200: {"description": "The answers.", "content": {"text/event-stream": {"schema": {"type": "string"}}}}},
 )
@@ -383,7 +379,7 @@ async def _events(asking: Asking) -> AsyncIterator[bytes]:
     yield b"event: end\ndata: {}\n\n"
 
 
-dead_letter_router = APIRouter(prefix="/dead", tags=["dead letters"])
+dead_letter_router = GuardedRouter(prefix="/dead", tags=["dead letters"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -456,7 +452,7 @@ async def get_letter(letter_id: str, services: Services, capability: str | None 
     return WholeLetter.of(letter)
 
 
-@dead_letter_router.post("/redrive", dependencies=[needs(Role.OPERATOR)])
+@dead_letter_router.post("/redrive")
 async def redrive_letters(order: Redrive, services: Services) -> SettledDocument:
     """Publish dead letters again as fresh tasks; one that cannot be stays in its queue. `dry_run` is a preview."""
     settled = await dead.redrive_letters(
@@ -465,7 +461,7 @@ async def redrive_letters(order: Redrive, services: Services) -> SettledDocument
     return SettledDocument.of(settled)
 
 
-@dead_letter_router.post("/discard", dependencies=[needs(Role.OPERATOR)])
+@dead_letter_router.post("/discard")
 async def discard_letters(order: LetterSelection, services: Services) -> SettledDocument:
     """Delete the chosen dead letters for good; with `dry_run` only tell which."""
     settled = await dead.discard_letters(services.opened, order.selection(), dry_run=order.dry_run, note=_ignored)
@@ -474,3 +470,6 @@ async def discard_letters(order: LetterSelection, services: Services) -> Settled
 
 def _ignored(note: str) -> None:
     """Ignore a note that some dead letters' queues could not be found; the answer shows the letters of the others."""
+
+
+ROUTERS = (task_router, broadcast_router, dead_letter_router)

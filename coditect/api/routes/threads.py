@@ -5,20 +5,18 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Annotated, Any, Required
 
-from fastapi import APIRouter, Body, Query
+from fastapi import Body, Query
 from pydantic import ConfigDict, Field, with_config
 
-from coditect.api.access import Role
 from coditect.api.routes.parameters import BY, ApiRequest, ChangeReason, Limit, Span, Who, acting_name
-from coditect.api.services import Fleet, Services, needs
+from coditect.api.services import Fleet, GuardedRouter, Services
 from coditect.collaboration.handoffs import HandoffRow
 from coditect.collaboration.threads import ThreadOptions, ThreadRow
 from coditect.model.lesson import Lesson
 from coditect.operations.coordination import handoffs, threads
 from coditect.operations.coordination.threads import SaidMessage, ShownThread
 
-thread_router = APIRouter(prefix="/threads", tags=["threads"])
-thread_steered = APIRouter(prefix="/threads", tags=["threads"], dependencies=[needs(Role.OPERATOR)])
+thread_router = GuardedRouter(prefix="/threads", tags=["threads"])
 
 
 @with_config(ConfigDict(extra="forbid"))
@@ -79,7 +77,7 @@ async def get_thread(
     return await threads.get_thread(services.opened, thread, after=after, limit=limit)
 
 
-@thread_steered.post("", status_code=HTTPStatus.CREATED)
+@thread_router.post("", status_code=HTTPStatus.CREATED)
 async def open_thread(order: Annotated[NewThread, Body()], services: Services, who: Who) -> ThreadRow:
     """Open a conversation (a thread) between the caller and the named participants, and return it."""
     options: dict[str, Any] = {**order}
@@ -87,7 +85,7 @@ async def open_thread(order: Annotated[NewThread, Body()], services: Services, w
     return await threads.open_thread(services.opened, participants, by=by, **options)
 
 
-@thread_steered.post("/{thread}/messages", status_code=HTTPStatus.CREATED)
+@thread_router.post("/{thread}/messages", status_code=HTTPStatus.CREATED)
 async def say_in_thread(thread: str, order: NewMessage, services: Services, who: Who) -> SaidMessage:
     """Add a message of the caller to a conversation (a thread); return the message's number in it."""
     by = await acting_name(services, who, order.by)
@@ -95,21 +93,20 @@ async def say_in_thread(thread: str, order: NewMessage, services: Services, who:
     return await threads.say(services.opened, thread, order.value, by=by, type_=order.type, **how)
 
 
-@thread_steered.post("/{thread}/read")
+@thread_router.post("/{thread}/read")
 async def read_thread(thread: str, receipt: ReadUpTo, services: Services, who: Who) -> ThreadRow:
     """Note that the caller has read a conversation (a thread) up to a message; return it with all read receipts."""
     by = await acting_name(services, who, receipt.by)
     return await threads.read_thread(services.opened, thread, receipt.number, by=by)
 
 
-@thread_steered.post("/{thread}/close")
+@thread_router.post("/{thread}/close")
 async def close_thread(thread: str, order: ChangeReason, services: Services) -> ThreadRow:
     """Close a thread, so that it takes no more messages."""
     return await threads.close_thread(services.opened, thread, reason=order.reason)
 
 
-handoff_router = APIRouter(prefix="/handoffs", tags=["handoffs"])
-handoff_steered = APIRouter(prefix="/handoffs", tags=["handoffs"], dependencies=[needs(Role.OPERATOR)])
+handoff_router = GuardedRouter(prefix="/handoffs", tags=["handoffs"])
 
 
 class NewHandoff(ApiRequest):
@@ -150,35 +147,34 @@ async def get_handoff(handoff: str, client: Fleet) -> HandoffRow:
     return await client.handoffs.get(handoff)
 
 
-@handoff_steered.post("", status_code=HTTPStatus.CREATED)
+@handoff_router.post("", status_code=HTTPStatus.CREATED)
 async def request_handoff(order: NewHandoff, services: Services, who: Who) -> HandoffRow:
     """Offer a running task to other agents, one after the other; return the open handoff."""
     await acting_name(services, who, order.owner)
     return await handoffs.request_handoff(services.opened, **order.model_dump())
 
 
-@handoff_steered.post("/{handoff}/accept")
+@handoff_router.post("/{handoff}/accept")
 async def accept_handoff(handoff: str, answer: HandoffAnswer, services: Services, who: Who) -> HandoffRow:
     """Take an offered task over, as an agent that was asked; `by` of the answer has the task."""
     agent = await acting_name(services, who, answer.agent)
     return await handoffs.answer_handoff(services.opened, handoff, agent=agent, accept=True)
 
 
-@handoff_steered.post("/{handoff}/decline")
+@handoff_router.post("/{handoff}/decline")
 async def decline_handoff(handoff: str, answer: HandoffAnswer, services: Services, who: Who) -> HandoffRow:
     """Decline an offered task, as an agent that was asked."""
     agent, reason = await acting_name(services, who, answer.agent), answer.reason
     return await handoffs.answer_handoff(services.opened, handoff, agent=agent, accept=False, reason=reason)
 
 
-@handoff_steered.post("/{handoff}/withdraw")
+@handoff_router.post("/{handoff}/withdraw")
 async def withdraw_handoff(handoff: str, order: ChangeReason, client: Fleet, who: Who) -> HandoffRow:
     """End an open handoff, so that the task stays with the agent that has it."""
     return await client.handoffs.withdraw(handoff, by=who.name, reason=order.reason)
 
 
-lesson_router = APIRouter(prefix="/lessons", tags=["lessons"])
-lesson_steered = APIRouter(prefix="/lessons", tags=["lessons"], dependencies=[needs(Role.OPERATOR)])
+lesson_router = GuardedRouter(prefix="/lessons", tags=["lessons"])
 
 
 @lesson_router.get("")
@@ -187,7 +183,10 @@ async def list_lessons(client: Fleet, capability: str | None = None, limit: Limi
     return await client.lessons.list(capability, limit=limit)
 
 
-@lesson_steered.delete("/{capability}", status_code=HTTPStatus.NO_CONTENT)
+@lesson_router.delete("/{capability}", status_code=HTTPStatus.NO_CONTENT)
 async def forget_lessons(capability: str, client: Fleet, lesson: str | None = None) -> None:
     """Forget one lesson of a capability by its id, or all; a failure that comes again is learned again."""
     await client.lessons.forget(capability, lesson)
+
+
+ROUTERS = (thread_router, handoff_router, lesson_router)

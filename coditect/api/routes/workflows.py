@@ -11,13 +11,13 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Query, Response
+from fastapi import Depends, Query, Response
 from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, Field
 
 from coditect.api.access import Role
 from coditect.api.routes.parameters import ApiRequest, Cursor, IdempotencyKey, Limit, Wait, Who, own_key, request_key
-from coditect.api.services import Fleet, Services, needs
+from coditect.api.services import Fleet, GuardedRouter, Services, needs
 from coditect.client.listings import ATTEMPT_PAGES, NODE_PAGES, WORKFLOW_PAGES, ListingPage, workflow_conditions
 from coditect.client.workflow_run import RestorePlan, WorkflowRun
 from coditect.errors import InputError, NotFound, ResultTimeout
@@ -38,8 +38,7 @@ from coditect.workflow.render import draw_mermaid, draw_text
 from coditect.workflow.rows import AttemptRow, CheckpointRow, NodeRow, WorkflowRow
 from coditect.workflow.states import WorkflowState
 
-workflow_router = APIRouter(prefix="/workflows", tags=["workflows"])
-workflow_steered = APIRouter(prefix="/workflows", tags=["workflows"], dependencies=[needs(Role.OPERATOR)])
+workflow_router = GuardedRouter(prefix="/workflows", tags=["workflows"])
 
 
 WorkflowDefinition = Annotated[
@@ -107,7 +106,7 @@ class NodeDocument:
     failure: dict[str, Any] | None
 
 
-@workflow_steered.post("", status_code=HTTPStatus.CREATED)
+@workflow_router.post("", status_code=HTTPStatus.CREATED)
 async def start_workflow(
     order: WorkflowRequest, services: Services, who: Who, response: Response, key: IdempotencyKey = None
 ) -> AcceptedWorkflow:
@@ -148,7 +147,7 @@ class CheckedWorkflow:
     """What is allowed, and likely not meant."""
 
 
-@workflow_router.post("/check")
+@workflow_router.post("/check", dependencies=[needs(Role.VIEWER)])
 async def check_workflow(order: WorkflowRequest) -> CheckedWorkflow:
     """Check a definition and start nothing; return its size and warnings; the answer 422 lists all its mistakes."""
     definition = read_definition(order.workflow)
@@ -235,35 +234,35 @@ async def get_history(workflow: str, services: Services) -> list[WorkflowEvent]:
     return await workflow_history(services.opened, workflow)
 
 
-@workflow_steered.post("/{workflow}/cancel")
+@workflow_router.post("/{workflow}/cancel")
 async def cancel_workflow(order: Cancellation, run: Run) -> WorkflowRow:
     """Cancel a workflow: no node starts any more, and running nodes are asked to stop."""
     await run.cancel(reason=order.reason, compensate=order.compensate)
     return await run.overview()
 
 
-@workflow_steered.post("/{workflow}/pause")
+@workflow_router.post("/{workflow}/pause")
 async def pause_workflow(run: Run) -> WorkflowRow:
     """Pause a workflow: no further node of it is sent to agents until it is resumed."""
     await run.pause()
     return await run.overview()
 
 
-@workflow_steered.post("/{workflow}/resume")
+@workflow_router.post("/{workflow}/resume")
 async def resume_workflow(run: Run) -> WorkflowRow:
     """Resume a paused workflow, or run a failed one again from its failed nodes; a canceled one is refused."""
     await run.resume()
     return await run.overview()
 
 
-@workflow_steered.post("/{workflow}/nodes/{node}/redrive")
+@workflow_router.post("/{workflow}/nodes/{node}/redrive")
 async def redrive(workflow: str, node: str, order: NodeRedrive, services: Services) -> dict[str, Any]:
     """Run again a node that ended without a value; `again` names the nodes that begin again (with `dry_run`: would)."""
     value = None if order.input is None else dumps(order.input)
     return await redrive_node(services.opened, workflow, node, value, dry_run=order.dry_run)
 
 
-@workflow_steered.post("/{workflow}/signals/{name}")
+@workflow_router.post("/{workflow}/signals/{name}")
 async def send_signal(name: str, order: Signal, run: Run, who: Who, key: IdempotencyKey = None) -> dict[str, str]:
     """Send a signal to a workflow; return the `node` that waited for it, empty if the signal is kept until one does."""
     return {"node": await run.signal(name, order.value, id=order.id or own_key(who, key))}
@@ -288,7 +287,7 @@ def _labels(given: list[str]) -> dict[str, str]:
     return labels
 
 
-checkpoint_router = APIRouter(prefix="/workflows/{workflow}", tags=["workflows"])
+checkpoint_router = GuardedRouter(prefix="/workflows/{workflow}", tags=["workflows"])
 
 
 class Restore(ApiRequest):
@@ -303,7 +302,7 @@ async def list_checkpoints(run: Run) -> list[CheckpointRow]:
     return await run.checkpoints()
 
 
-@checkpoint_router.put("/checkpoints/{name}", status_code=HTTPStatus.NO_CONTENT, dependencies=[needs(Role.OPERATOR)])
+@checkpoint_router.put("/checkpoints/{name}", status_code=HTTPStatus.NO_CONTENT)
 async def make_checkpoint(name: str, run: Run) -> None:
     """Give the present position of a workflow a name."""
     await run.checkpoint(name)
@@ -315,15 +314,13 @@ async def plan_restore(name: str, run: Run) -> RestorePlan:
     return await run.plan_restore(name)
 
 
-@checkpoint_router.post(
-    "/checkpoints/{name}/restore", status_code=HTTPStatus.NO_CONTENT, dependencies=[needs(Role.OPERATOR)]
-)
+@checkpoint_router.post("/checkpoints/{name}/restore", status_code=HTTPStatus.NO_CONTENT)
 async def restore_workflow(name: str, order: Restore, run: Run, who: Who) -> None:
     """Restore a workflow to a checkpoint, as planned; answer 412 when it has gone on since the plan."""
     await run.restore(RestorePlan(name, (), order.token), by=who.name)
 
 
-trace_router = APIRouter()
+trace_router = GuardedRouter()
 
 
 @trace_router.get("/tasks/{task_id}/trace", tags=["tasks"])
@@ -354,8 +351,7 @@ async def draw_workflow(workflow: str, services: Services, form: Literal["text",
 FOLDERS = "CODITECT_PATTERNS"
 """The variable with the folders of further patterns, separated as in PATH; the command line reads it, too."""
 
-pattern_router = APIRouter(prefix="/patterns", tags=["patterns"])
-pattern_steered = APIRouter(prefix="/patterns", tags=["patterns"], dependencies=[needs(Role.OPERATOR)])
+pattern_router = GuardedRouter(prefix="/patterns", tags=["patterns"])
 
 
 class PatternSummary(BaseModel):
@@ -395,13 +391,13 @@ def show_pattern(name: str, services: Services) -> WorkflowPattern:
     return find_pattern(load_patterns(_folders(services.opened.environ)), name)
 
 
-@pattern_router.post("/{name}/render")
+@pattern_router.post("/{name}/render", dependencies=[needs(Role.VIEWER)])
 def render_pattern(name: str, order: PatternArguments, services: Services) -> dict[str, Any]:
     """Return the workflow that a pattern and values for its parameters make; start nothing; 422 lists wrong values."""
     return to_document(make_workflow(name, order.parameters, _folders(services.opened.environ)))
 
 
-@pattern_steered.post("/{name}/start", status_code=HTTPStatus.CREATED)
+@pattern_router.post("/{name}/start", status_code=HTTPStatus.CREATED)
 async def start_pattern(
     name: str, order: PatternOrder, services: Services, who: Who, response: Response, key: IdempotencyKey = None
 ) -> AcceptedWorkflow:
@@ -416,3 +412,6 @@ async def start_pattern(
 
 def _folders(environ: Mapping[str, str]) -> list[Path]:
     return [Path(folder) for folder in environ.get(FOLDERS, "").split(os.pathsep) if folder]
+
+
+ROUTERS = (workflow_router, checkpoint_router, trace_router, pattern_router)

@@ -115,8 +115,8 @@ async def test_each_role_may_do_what_the_one_before_it_may(
 
 def changes() -> Iterator[tuple[str, str, str]]:
     """Yield the name, the method and a path of each request that is no GET."""
-    for router in (*ROUTERS, http_agents.router, collaboration.steered):
-        prefix = "" if router in (http_agents.router, collaboration.steered) else "/v1"
+    for router in (*ROUTERS, http_agents.router, collaboration.router):
+        prefix = "/v1" if router in ROUTERS else ""
         for route in (each for each in router.routes if isinstance(each, APIRoute)):
             for method in (route.methods or set()) - {"GET", "HEAD"}:
                 yield f"{method} {route.path}", method, prefix + re.sub(r"{\w+(:\w+)?}", "x", route.path)
