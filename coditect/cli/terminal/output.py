@@ -199,6 +199,10 @@ def _document(value: object, indent: int | None = None, *, unwritable: str = "ba
 
 
 def _plain(value: object) -> object:
+    if isinstance(value, frozenset):
+        return sorted(value)
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
     return asdict(value) if is_dataclass(value) and not isinstance(value, type) else str(value)
 
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
 
 import typer
 
 from coditect.cli.terminal.output import Aside, FieldsView, Output, TableView, View, instant, render
 from coditect.errors import NotFound
-from coditect.operations.explain import TaskQuestion
-from coditect.operations.locate import Found, WhyNot
+from coditect.operations.locate import WhyNot
 from coditect.operations.trace import Hop
 from coditect.operations.workflows import WORST_FIRST, WorkflowEvent, in_order
 from coditect.workflow.rows import AttemptRow, NodeRow, WorkflowRow
@@ -137,7 +135,7 @@ def _seconds(milliseconds: int | None) -> str | None:
 
 def show_why_not(answer: WhyNot, output: Output) -> None:
     """Print why agents would or would not take a task; exit 4 when the capability or the task is unknown."""
-    render(output, _why_json(answer), *_why_views(answer))
+    render(output, answer, *_why_views(answer))
     if not answer.verdict.known:
         raise typer.Exit(NotFound.exit_code)
 
@@ -163,41 +161,3 @@ def _why_views(answer: WhyNot) -> Iterator[View]:
     ]
     yield ""
     yield TableView(("queue", "waiting", "consumers"), queues)
-
-
-def _why_json(answer: WhyNot) -> dict[str, object]:
-    verdict, explanation, found, task_id = answer.verdict, answer.explanation, answer.found, answer.task_id
-    return {
-        "verdict": verdict.sentence,
-        "fix": verdict.fix or None,
-        "takes": verdict.takes,
-        "task": None if task_id is None or found is None else _task_json(task_id, found, answer.unseen),
-        "question": None if explanation is None else _question_json(explanation.question),
-        "nearest": explanation.nearest if explanation is not None else (),
-        "agents": [
-            {
-                "agent_id": agent.agent_id,
-                "version": agent.version,
-                "takes": agent.obstacle is None,
-                "obstacle": agent.obstacle,
-                "why": agent.text,
-            }
-            for agent in (explanation.agents if explanation is not None else ())
-        ],
-        "queues": explanation.queues if explanation is not None else (),
-    }
-
-
-def _question_json(question: TaskQuestion) -> dict[str, object]:
-    return {"capability": question.capability, "priority": question.priority, "tags": sorted(question.tags)}
-
-
-def _task_json(task_id: str, found: Found, perhaps: Sequence[str]) -> dict[str, object]:
-    return {
-        "id": task_id,
-        "seen": [{**asdict(location), "reason": location.reason or None} for location in found.locations],
-        "looked": found.looked,
-        "cut": found.cut,
-        "agents_asked": found.asked,
-        "perhaps": perhaps,
-    }

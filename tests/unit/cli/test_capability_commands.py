@@ -247,15 +247,15 @@ def test_capability_is_explained_with_agents_and_queues(terminal: Terminal) -> N
     ran = terminal.run("capability", "get", CAPABILITY, "--why-not")
     document = terminal.run("capability", "get", CAPABILITY, "--why-not", "--output", "json").json
 
+    explained = document["explanation"]
     assert ran.code == 0
     assert ran.out.startswith(f"{AGENT} has a free slot, but no agent consumes")
     assert "Fix: " in ran.out
     assert "tasks.code.review.p1  2        0" in ran.out
-    assert document["question"] == {"capability": CAPABILITY, "priority": "p1", "tags": []}
-    assert not document["agents"][0]["takes"]
-    assert document["agents"][0]["obstacle"] == "not_consumed"
-    assert [queue["messages"] for queue in document["queues"]] == [0, 2, 0]
-    assert document["task"] is None
+    assert (explained["question"]["priority"], explained["question"]["tags"]) == ("p1", [])
+    assert explained["agents"][0]["obstacle"] == "not_consumed"
+    assert [queue["messages"] for queue in explained["queues"]] == [0, 2, 0]
+    assert (document["task_id"], document["found"]) == (None, None)
 
 
 def test_tags_and_priority_are_asked_for(terminal: Terminal) -> None:
@@ -266,10 +266,10 @@ def test_tags_and_priority_are_asked_for(terminal: Terminal) -> None:
         "capability", "get", CAPABILITY, "--why-not", "-p", "p0", "--tag", "python", "--tag", "gpu", "-o", "json"
     ).json
 
-    assert document["question"] == {"capability": CAPABILITY, "priority": "p0", "tags": ["gpu", "python"]}
-    assert document["agents"][0]["takes"]
-    assert "it lacks gpu, so agents with that are preferred" in document["agents"][0]["why"]
-    assert "gpu" in document["agents"][0]["why"]
+    explained = document["explanation"]
+    assert (explained["question"]["priority"], explained["question"]["tags"]) == ("p0", ["gpu", "python"])
+    assert explained["agents"][0]["obstacle"] is None
+    assert "it lacks gpu, so agents with that are preferred" in explained["agents"][0]["text"]
 
 
 def test_unknown_capability_exits_4_with_the_nearest(terminal: Terminal) -> None:
@@ -280,7 +280,7 @@ def test_unknown_capability_exits_4_with_the_nearest(terminal: Terminal) -> None
 
     assert (ran.code, document.code) == (4, 4)
     assert "did you mean code.review?" in ran.out
-    assert document.json["nearest"] == [CAPABILITY]
+    assert document.json["explanation"]["nearest"] == [CAPABILITY]
 
 
 def test_registry_that_does_not_answer_leaves_the_broker_s_word(terminal: Terminal) -> None:
@@ -309,7 +309,7 @@ def test_task_is_found_where_it_lies_and_stays_there(terminal: Terminal, exchang
     document = terminal.run("task", "get", TASK, "--why-not", "-c", CAPABILITY, "--output", "json")
 
     assert (ran.code, document.code) == (0, 0)
-    (seen,) = document.json["task"]["seen"]
+    (seen,) = document.json["found"]["locations"]
     assert (seen["place"], seen["queue"], seen["before"]) == (place, queue, 1)
     assert f"Seen: {place} {queue}" in ran.out
     assert waiting_ids(terminal, queue) == ["other", TASK, "third"]
@@ -324,7 +324,7 @@ def test_task_that_is_nowhere_exits_4_and_says_what_cannot_be_known(terminal: Te
     assert (ran.code, document.code) == (4, 4)
     assert "name its capability with --capability" in ran.out
     assert "only who submitted it learns how" in ran.out
-    assert document.json["task"]["perhaps"]
+    assert document.json["unseen"]
 
 
 def test_queue_is_looked_through_only_so_far(terminal: Terminal) -> None:
@@ -333,8 +333,8 @@ def test_queue_is_looked_through_only_so_far(terminal: Terminal) -> None:
     short = terminal.run("task", "get", TASK, "--why-not", "-c", CAPABILITY, "--limit", "5", "--output", "json")
     enough = terminal.run("task", "get", TASK, "--why-not", "-c", CAPABILITY, "--limit", "6", "--output", "json")
 
-    assert (short.code, short.json["task"]["cut"]) == (4, ["tasks.code.review.p1"])
-    assert (enough.code, enough.json["task"]["seen"][0]["before"]) == (0, 5)
+    assert (short.code, short.json["found"]["cut"]) == (4, ["tasks.code.review.p1"])
+    assert (enough.code, enough.json["found"]["locations"][0]["before"]) == (0, 5)
 
 
 def test_foreign_id_is_looked_for(terminal: Terminal) -> None:
