@@ -24,7 +24,7 @@ from coditect.cli.terminal.output import (
 from coditect.operations import dead_letters as dead
 from coditect.operations.connections import Connections
 from coditect.operations.dead_letters import DeadListing, Selection, SettledLetter
-from coditect.operations.documents import LetterDocument
+from coditect.operations.documents import DeadNodeDocument, LetterDocument, SettledDocument, WholeLetter
 from coditect.operations.letter import DeadLetter
 from coditect.workflow.rows import DeadRow
 
@@ -122,8 +122,7 @@ def get_letter(
     for entry in letter.errors:
         views.append(FieldsView({"earlier": ", ".join(f"{name}={value}" for name, value in entry.items())}))
     views.append(FieldsView({"body": letter.body[:10_000].decode(errors="replace")}))
-    whole = {"error": error.as_json() if error else None, "errors": letter.errors}
-    render(output, row | whole | {"body": letter.body.decode(errors="replace")}, *views)
+    render(output, WholeLetter.of(letter), *views)
 
 
 @app.command("redrive")
@@ -213,16 +212,10 @@ def _selection(
 
 
 def _report(verb: str, settled: SettledLetter, selection: Selection, output: Output) -> None:
-    kept = [
-        {"id": letter.id, "queue": letter.queue, "why": letter.error.sentence, **letter.error.facts}
-        for letter in settled.kept
-    ]
-    stopped = str(settled.stopped) if settled.stopped else None
-    document = {"dry_run": settled.dry_run, verb: settled.count, "ids": settled.ids, "kept": kept, "stopped": stopped}
     would = "would be " if settled.dry_run else ""
     rows = [(letter.id, letter.queue, str(letter.error)) for letter in settled.kept]
     table = TableView(("id", "queue", "kept because"), rows)
-    render(output, document, f"{settled.count} {would}{verb}, {len(settled.kept)} kept.", table)
+    render(output, SettledDocument.of(settled), f"{settled.count} {would}{verb}, {len(settled.kept)} kept.", table)
     if (shortfall := settled.shortfall(selection)) is not None:
         raise shortfall
 
@@ -239,14 +232,5 @@ def _short(value: object) -> object:
 
 def _node_row(row: DeadRow) -> dict[str, object]:
     """Return a dead workflow node as a row of the dead-letter table, with the id that `dead redrive --node` takes."""
-    node = row.node
-    return {
-        "id": f"{row.workflow}:{node.name}",
-        "capability": node.capability,
-        "priority": node.priority,
-        "reason": node.reason,
-        "agent": node.agent,
-        "attempts": node.attempt,
-        "dead_at": instant(node.finished_at_ms),
-        "error": node.message[:200] or None,
-    }
+    more = {"id": f"{row.workflow}:{row.node.name}", "dead_at": instant(row.node.finished_at_ms)}
+    return asdict(DeadNodeDocument.of(row)) | more
