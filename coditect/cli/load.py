@@ -6,6 +6,7 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,7 +28,6 @@ from coditect.operations.load import (
     Utilisation,
     drive,
     read_effects,
-    report_json,
     summarize,
 )
 from coditect.settings.settings import find_env_file
@@ -79,7 +79,7 @@ def run_load(
     if effects is None and effect_log is not None:
         raise InputError("There is no such effect log", path=log)
     report = summarize(counts.answers, effects, utilisation=utilisation.share)
-    render(output, report_json(report), *_views(report, log))
+    render(output, {"ok": report.ok, **asdict(report)}, *_views(report, log))
     if not report.ok:
         raise typer.Exit(1)
 

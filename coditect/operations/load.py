@@ -271,37 +271,6 @@ def percentiles(values: Sequence[float]) -> Percentiles:
     return Percentiles(rank(0.50), rank(0.95), rank(0.99), ordered[-1])
 
 
-def report_json(report: LoadReport) -> dict[str, object]:
-    """Return the report of a load test as JSON values for `--output json`."""
-    latency = report.latency_ms
-    return {
-        "ok": report.ok,
-        "submitted": sum(report.endings.values()),
-        **{ending.value: count for ending, count in report.endings.items()},
-        "lost": len(report.lost) if report.effects_compared else None,
-        "elapsed_seconds": round(report.elapsed_seconds, 3),
-        "throughput_per_second": round(report.throughput_per_second, 1),
-        "utilisation": None if report.utilisation is None else round(report.utilisation, 3),
-        "latency_ms": {
-            "p50": round(latency.p50, 1),
-            "p95": round(latency.p95, 1),
-            "p99": round(latency.p99, 1),
-            "max": round(latency.highest, 1),
-        },
-        "executions": report.executions if report.effects_compared else None,
-        "duplicates": sum(len(lines) - 1 for lines in report.repeated.values()),
-        "repeated_ids": {
-            task_id: [{"agent": line.agent_id, "pid": line.pid, "attempt": line.attempt} for line in lines]
-            for task_id, lines in report.repeated.items()
-        },
-        "lost_ids": report.lost,
-        "hung_ids": report.hung,
-        "submitted_twice_ids": report.submitted_twice,
-        "problems": dict(report.problems),
-        "agents": dict(report.agents),
-    }
-
-
 UTILIZATION_CHECK_SECONDS = 1.0
 """The pause between two looks: agents tell their load once a second."""
 STALE_LOOKS = 1

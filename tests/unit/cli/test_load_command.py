@@ -25,7 +25,7 @@ def test_closed_loop_submits_everything_and_reports(terminal: Terminal, tmp_path
 
     orders = terminal.connections.scripted.orders
     assert ran.code == 0
-    assert (ran.json["completed"], ran.json["lost"], ran.json["executions"]) == (20, 0, 20)
+    assert (ran.json["endings"]["completed"], ran.json["lost"], ran.json["executions"]) == (20, [], 20)
     assert all(50 <= order.value["milliseconds"] <= 200 for order in orders)
     assert {order.capability for order in orders} == {"load.work"}
 
@@ -65,7 +65,7 @@ def test_refused_submissions_are_counted_with_their_reason(terminal: Terminal) -
     ran = terminal.run("load", "--tasks", "3", "--output", "json")
 
     assert ran.code == 1
-    assert ran.json["refused"] == 3
+    assert ran.json["endings"]["refused"] == 3
     assert ran.json["problems"] == {"Overloaded: The broker refuses more": 3}
 
 
