@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 from typing import Protocol
 
 from coditect.broker.topology import Binding, Topology
@@ -117,7 +117,7 @@ class ServerInfo:
     """When the broker's TLS certificate expires, as a Unix time; None without TLS, or when it was not verified."""
 
 
-class ProbeVerdict(Enum):
+class ProbeVerdict(StrEnum):
     """The result of comparing the broker's exchange or queue with the wanted one."""
 
     SAME = "same"

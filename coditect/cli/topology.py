@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -123,11 +124,6 @@ def _draw(context: typer.Context, agents: list[str], folder: str) -> None:
 
 
 def _write(plan: TopologyPlan, output: Output, *, missing: str, applied: bool) -> None:
-    document = {
-        "clean": plan.clean,
-        "steps": [_step_json(step) for step in plan.steps],
-        "bindings": _bindings_json(plan),
-    }
     changes = [step for step in plan.steps if step.verdict is not ProbeVerdict.SAME]
     differing = plan.of(ProbeVerdict.DIFFERS)
     rows = [(str(step.kind), step.name, _state(step, missing)) for step in changes]
@@ -141,18 +137,11 @@ def _write(plan: TopologyPlan, output: Output, *, missing: str, applied: bool) -
     else:
         note = f"{len(plan.unbound)} bindings are missing."
     aside = Aside(f"{same} of {len(plan.steps)} are as the code wants them. {note}")
-    render(output, document, TableView(("kind", "name", "state"), rows), *fixes, aside)
+    render(output, {"clean": plan.clean, **asdict(plan)}, TableView(("kind", "name", "state"), rows), *fixes, aside)
 
 
 def _way(binding: Binding) -> str:
     return f"{binding.exchange} -> {binding.queue} ({binding.key or 'everything'})"
-
-
-def _bindings_json(plan: TopologyPlan) -> dict[str, object]:
-    if plan.unbound is None:
-        return {"declared_again_by_apply": plan.bindings, "note": BINDINGS_NOTE}
-    missing = [{"exchange": binding.exchange, "queue": binding.queue, "key": binding.key} for binding in plan.unbound]
-    return {"declared_again_by_apply": plan.bindings, "missing": missing}
 
 
 def _state(step: TopologyStep, missing: str) -> str:
@@ -163,16 +152,3 @@ def _state(step: TopologyStep, missing: str) -> str:
         return f"differs: {difference.text}"
     current, wanted = difference.current or "none", difference.wanted or "none"
     return f"differs: {difference.argument} is {current}, should be {wanted}"
-
-
-def _step_json(step: TopologyStep) -> dict[str, object]:
-    document: dict[str, object] = {"kind": step.kind, "name": step.name, "state": step.verdict.value}
-    if step.difference is not None:
-        document |= {
-            "argument": step.difference.argument,
-            "current": step.difference.current,
-            "wanted": step.difference.wanted,
-            "broker_says": step.difference.text,
-            "fix": step.fix,
-        }
-    return document

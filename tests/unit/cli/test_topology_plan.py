@@ -41,10 +41,10 @@ def test_broker_text_about_a_difference_is_read(
 def test_plan_of_an_empty_broker_says_that_apply_creates_every_queue(terminal: Terminal) -> None:
     ran = terminal.run("topology", "apply", "--dry-run", "--capability", "code.review", "--output", "json")
 
-    states = {step["name"]: step["state"] for step in ran.json["steps"]}
+    states = {step["name"]: step["verdict"] for step in ran.json["steps"]}
     assert ran.code == 1
     assert states["dead.code.review"] == states["unrouted"] == "missing"
-    assert "cannot read bindings" in ran.json["bindings"]["note"]
+    assert ran.json["unbound"] is None
 
 
 def test_apply_creates_and_a_second_plan_is_clean(terminal: Terminal) -> None:
@@ -55,7 +55,7 @@ def test_apply_creates_and_a_second_plan_is_clean(terminal: Terminal) -> None:
 
     assert (applied.code, planned.code) == (0, 0)
     assert "tasks.code.review.p0" in applied.out
-    assert f"All {planned.json['bindings']['declared_again_by_apply']} bindings were declared" in applied.err
+    assert f"All {planned.json['bindings']} bindings were declared" in applied.err
     assert f"{len(planned.json['steps'])} of {len(planned.json['steps'])} are as the code wants them" in applied.err
     assert planned.json["clean"] is True
 
@@ -162,7 +162,7 @@ def test_binding_that_somebody_needs_and_the_broker_lacks_is_a_difference(termin
     lacking = terminal.run("topology", "apply", "--dry-run", "--capability", "code.review", "--output", "json")
 
     assert (whole.code, lacking.code, lacking.json["clean"]) == (0, 1, False)
-    found = {Binding(row["exchange"], row["queue"], row["key"]) for row in lacking.json["bindings"]["missing"]}
+    found = {Binding(row["exchange"], row["queue"], row["key"]) for row in lacking.json["unbound"]}
     assert found == lost
     assert (
         "coditect.submit -> tasks.code.review.p1"
