@@ -143,7 +143,7 @@ def create_webhook(
 
     added = ask(context, create)
     shown = {**_shown(added), "secret": added.secret(key)}
-    render(output, shown, FieldsView(shown))
+    render(output, shown, FieldsView(shown | {"created_ms": None, "created": instant(added.created_ms)}))
 
 
 @webhook_app.command("list")
@@ -232,14 +232,7 @@ def _settings() -> ApiSettings:
 
 
 def _shown(webhook: Webhook) -> dict[str, object]:
-    return {
-        "webhook": webhook.name,
-        "url": webhook.url,
-        "filter": dict(webhook.filter),
-        "state": webhook.state,
-        "reason": webhook.reason or None,
-        "created": instant(webhook.created_ms),
-    }
+    return {name: value for name, value in asdict(webhook).items() if name != "salt"}
 
 
 def _filter(webhook: Webhook) -> str:
