@@ -10,11 +10,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from coditect.model.capability import Priority, nearest_names
+from coditect.model.capability import Priority, Strategy, nearest_names
 from coditect.model.ids import AgentId
 from coditect.model.prediction import TaskKind, input_sizes, predict, size_class
 from coditect.model.registration import AgentRecord, AgentStatus
-from coditect.registry.scoring import adaptive
+from coditect.registry.scoring import choose
 from coditect.registry.selector import newest_offer
 from coditect.wire import routing
 from coditect.wire.tasks import input_features
@@ -249,7 +249,7 @@ def _with_predictions(
     if not features:
         return tuple(agents)
     kind = TaskKind(question.capability, size_class(len(question.body or b"")), features)
-    pick = adaptive(offering.values(), kind, turn=1, chance=0.0)
+    pick = choose(offering.values(), Strategy.PREDICTIVE, kind, turn=1, chance=0.0)
     told = []
     for agent in agents:
         known = offering.get(agent.agent_id)

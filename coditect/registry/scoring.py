@@ -238,80 +238,34 @@ def choose(
 ) -> AgentRecord | None:
     """Choose the agent for the next task, of the given kind, by a strategy; None when no agent takes work.
 
+    `round_robin` takes the agents in turn, `load_balanced` draws one by its score, and the others take the one that
+    `assign` gives the first task, by chance among equals; those that learn try the agents in turn at times.
+
     `turn` grows by one with each choice (`Registry.next_turn`), `chance` is in [0, 1).
     """
-    match strategy:
-        case Strategy.ROUND_ROBIN:
-            return round_robin(records, turn=turn)
-        case Strategy.LEAST_BUSY:
-            return least_busy(records, chance=chance)
-        case Strategy.LOAD_BALANCED:
-            return load_balanced(records, chance=chance)
-        case Strategy.BEST_MATCH:
-            return best_match(records, wanted, chance=chance)
-        case Strategy.ADAPTIVE | Strategy.PREDICTIVE:
-            return adaptive(records, kind, turn=turn, chance=chance)
-        case _:
-            assert_never(strategy)
-
-
-def round_robin(records: Iterable[AgentRecord], *, turn: int) -> AgentRecord | None:
-    """Choose the agent at index `turn`, modulo their number, among the agents that take work, sorted by id."""
-    fleet = candidates(records)
-    return fleet[turn % len(fleet)] if fleet else None
-
-
-def least_busy(records: Iterable[AgentRecord], *, chance: float) -> AgentRecord | None:
-    """Choose the agent with the lowest share of used slots, then the lowest latency, then by chance."""
     fleet = candidates(records)
     if not fleet:
         return None
-    return _one_of_the_lowest(fleet, list(map(busyness, fleet)), chance)
+    if strategy is Strategy.ROUND_ROBIN:
+        return fleet[turn % len(fleet)]
+    if strategy is Strategy.LOAD_BALANCED:
+        return _drawn(fleet, chance)
+    if strategy in LEARNING and (tried := explored(fleet, turn, kind)) is not None:
+        return tried
+    rank = _rank_of(strategy, fleet, wanted, kind)
+    return _one_of_the_lowest(fleet, [rank(record, 0) for record in fleet], chance)
 
 
-def load_balanced(
-    records: Iterable[AgentRecord], *, chance: float, weights: Weights = LOAD_BALANCED
-) -> AgentRecord | None:
-    """Choose an agent at random, with a probability in proportion to the agent's score (`scoring`).
+def _drawn(fleet: Sequence[AgentRecord], chance: float) -> AgentRecord:
+    """Return an agent at random, with a probability in proportion to the agent's score.
 
     At random, and not the best: the registry's facts are up to a heartbeat old, and all clients that read them at one
     time would send to one agent. See M. Mitzenmacher, How Useful Is Old Information? (2000).
     """
-    fleet = candidates(records)
-    if not fleet:
-        return None
     scale = Scale.of(fleet)
-    sums = list(accumulate(score(record, weights, scale) for record in fleet))
+    sums = list(accumulate(score(record, LOAD_BALANCED, scale) for record in fleet))
     mark = chance * sums[-1]
     return next((record for record, end in zip(fleet, sums, strict=True) if mark < end), fleet[-1])
-
-
-def best_match(
-    records: Iterable[AgentRecord], wanted: Wanted, *, chance: float, weights: Weights = BEST_MATCH
-) -> AgentRecord | None:
-    """Choose the agent with the highest score; its share of the wanted tags, capabilities and keywords counts most."""
-    fleet = candidates(records)
-    if not fleet:
-        return None
-    scale = Scale.of(fleet)
-    return _one_of_the_lowest(fleet, [(-score(record, weights, scale, wanted),) for record in fleet], chance)
-
-
-def adaptive(records: Iterable[AgentRecord], kind: TaskKind, *, turn: int, chance: float) -> AgentRecord | None:
-    """Choose the agent that is expected to complete the task first; at one choice in 20, try the agents in turn.
-
-    A kind with features of the input is expected by what the agents have learned of these (`predictive`).
-    """
-    fleet = candidates(records)
-    if not fleet:
-        return None
-    if (tried := explored(fleet, turn, kind)) is not None:
-        return tried
-    ranks = [
-        (run.among_others_ms(record), *busyness(record))
-        for record, run in zip(fleet, expectations(fleet, kind), strict=True)
-    ]
-    return _one_of_the_lowest(fleet, ranks, chance)
 
 
 def busyness(record: AgentRecord) -> tuple[float, float]:
@@ -391,12 +345,11 @@ def room(record: AgentRecord) -> int:
 
 
 def with_more(record: AgentRecord, count: int) -> AgentRecord:
-    """Return a copy of an agent's record in which `given` more tasks run."""
-    return replace(record, load=replace(record.load, running=record.load.running + count))
+    """Return an agent's record with `count` more running tasks; the record itself for 0."""
+    return record if not count else replace(record, load=replace(record.load, running=record.load.running + count))
 
 
 def _rank_of(strategy: Strategy, fleet: Sequence[AgentRecord], wanted: Wanted, kind: TaskKind) -> _Rank:
-    scale = Scale.of(fleet)
     match strategy:
         case Strategy.ROUND_ROBIN:
             return lambda record, count: (count,)
@@ -404,9 +357,11 @@ def _rank_of(strategy: Strategy, fleet: Sequence[AgentRecord], wanted: Wanted, k
             return lambda record, count: busyness(with_more(record, count))
         case Strategy.LOAD_BALANCED:
             # Sainte-Laguë: the counts are the nearest whole numbers to the shares.
+            scale = Scale.of(fleet)
             points = {record.agent_id: score(record, LOAD_BALANCED, scale) for record in fleet}
             return lambda record, count: ((2 * count + 1) / points[record.agent_id],)
         case Strategy.BEST_MATCH:
+            scale = Scale.of(fleet)
             return lambda record, count: (-score(with_more(record, count), BEST_MATCH, scale, wanted),)
         case Strategy.ADAPTIVE | Strategy.PREDICTIVE:
             return _by_expectation(fleet, kind)

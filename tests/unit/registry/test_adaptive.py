@@ -14,7 +14,7 @@ import pytest
 from coditect import Agent
 from coditect.model.capability import Strategy
 from coditect.model.prediction import RecentOutcomes, TaskKind, task_kind, unknown
-from coditect.registry.scoring import EXPLORE_EVERY, adaptive, assign
+from coditect.registry.scoring import EXPLORE_EVERY, assign, choose
 from coditect.testing import TestFleet
 from tests.unit.registry.fleets import KIND
 from tests.unit.registry.samples import make_record
@@ -127,7 +127,7 @@ def test_agents_are_chosen_by_what_was_learned_of_the_kind_of_input_and_new_ones
     sprinter = make_record("sprinter", recent=(recent(small, ms=5), recent(large, ms=900)))
     carrier = make_record("carrier", recent=(recent(small, ms=50), recent(large, ms=90)))
 
-    chosen = [adaptive([sprinter, carrier], kind, turn=1, chance=0.5) for kind in (small, large)]
+    chosen = [choose([sprinter, carrier], Strategy.ADAPTIVE, kind, turn=1, chance=0.5) for kind in (small, large)]
 
     assert chosen == [sprinter, carrier]
 
@@ -137,13 +137,13 @@ def test_agents_are_chosen_by_what_was_learned_of_the_kind_of_input_and_new_ones
     ]
     new = make_record("new")
 
-    assert adaptive([*known, new], KIND, turn=1, chance=0.0) == new
+    assert choose([*known, new], Strategy.ADAPTIVE, KIND, turn=1, chance=0.0) == new
 
 
 def test_one_choice_in_twenty_tries_the_agents_by_turns_also_in_a_batch() -> None:
     records = [make_record(name, recent=(recent(KIND, ms=ms),)) for name, ms in (("a", 1), ("b", 99), ("c", 999))]
 
-    chosen = [adaptive(records, KIND, turn=turn, chance=0.0) for turn in range(60 * EXPLORE_EVERY)]
+    chosen = [choose(records, Strategy.ADAPTIVE, KIND, turn=turn, chance=0.0) for turn in range(60 * EXPLORE_EVERY)]
 
     assert Counter(one.agent_id for one in chosen if one is not None) == {
         "a": 60 * EXPLORE_EVERY - 40,

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import fields, replace
 from typing import Any
 
@@ -10,14 +11,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coditect.errors import InputError
-from coditect.model.capability import Strategy, Wanted
+from coditect.model.capability import ANYTHING, Strategy, Wanted
 from coditect.model.registration import AgentRecord, AgentStatus
 from coditect.registry import scoring
-from coditect.registry.scoring import best_match, choose, least_busy, load_balanced, round_robin
+from coditect.registry.scoring import choose
 from tests.unit.registry.fleets import KIND, SimulatedFleet, chances, records_of_any_kind, some_wanted
 from tests.unit.registry.samples import make_record
 
 UNAVAILABLE = (AgentStatus.DRAINING, AgentStatus.OFFLINE)
+
+
+def pick(
+    records: Iterable[AgentRecord], strategy: Strategy, *, turn: int = 0, chance: float = 0, wanted: Wanted = ANYTHING
+) -> str:
+    record = choose(records, strategy, KIND, turn=turn, chance=chance, wanted=wanted)
+    assert record is not None
+    return record.agent_id
 
 
 @given(records_of_any_kind, st.sampled_from(Strategy), st.integers(0, 1 << 62), chances)
@@ -45,7 +54,7 @@ def test_choice_does_not_depend_on_the_order_of_the_records(
 def test_round_robin_takes_no_agent_twice_before_all_had_their_turn() -> None:
     records = [make_record(name) for name in ("c", "a", "b")]
 
-    chosen = [pick(round_robin(records, turn=turn)) for turn in range(6)]
+    chosen = [pick(records, Strategy.ROUND_ROBIN, turn=turn) for turn in range(6)]
 
     assert chosen == ["a", "b", "c", "a", "b", "c"]
 
@@ -53,20 +62,20 @@ def test_round_robin_takes_no_agent_twice_before_all_had_their_turn() -> None:
 def test_least_busy_takes_the_faster_of_two_equally_busy_and_one_that_starts_only_alone() -> None:
     records = [make_record("slow", latency_ms=80), make_record("quick", latency_ms=20)]
 
-    assert pick(least_busy(records, chance=0.99)) == "quick"
+    assert pick(records, Strategy.LEAST_BUSY, chance=0.99) == "quick"
 
     starting = make_record("a", status=AgentStatus.STARTING)
     busy = make_record("b", status=AgentStatus.BUSY, running=4)
 
-    assert pick(least_busy([starting, busy], chance=0)) == "b"
-    assert pick(least_busy([starting], chance=0)) == "a"
+    assert pick([starting, busy], Strategy.LEAST_BUSY, chance=0) == "b"
+    assert pick([starting], Strategy.LEAST_BUSY, chance=0) == "a"
 
 
 def test_least_busy_divides_ties_evenly_by_chance() -> None:
     records = [make_record(name) for name in ("a", "b", "c", "d")]
     chance = random.Random(7)
 
-    chosen = Counter(pick(least_busy(records, chance=chance.random())) for _ in range(4_000))
+    chosen = Counter(pick(records, Strategy.LEAST_BUSY, chance=chance.random()) for _ in range(4_000))
 
     assert set(chosen) == {"a", "b", "c", "d"}
     assert all(900 < count < 1_100 for count in chosen.values())
@@ -77,23 +86,18 @@ def test_least_busy_fills_agents_in_proportion_to_their_slots() -> None:
     chance = random.Random(7)
 
     for _ in range(60):
-        name = pick(least_busy(records.values(), chance=chance.random()))
+        name = pick(records.values(), Strategy.LEAST_BUSY, chance=chance.random())
         load = records[name].load
         records[name] = replace(records[name], load=replace(load, running=load.running + 1))
 
     assert {name: record.load.running for name, record in records.items()} == {"a": 10, "b": 20, "c": 30}
 
 
-def pick(record: AgentRecord | None) -> str:
-    assert record is not None
-    return record.agent_id
-
-
 @given(records_of_any_kind, chances)
 def test_least_busy_never_picks_one_that_is_busier_than_another(records: list[AgentRecord], chance: float) -> None:
     allowed = [one for one in records if one.lease_ms and one.load.status in (AgentStatus.IDLE, AgentStatus.BUSY)]
 
-    chosen = least_busy(records, chance=chance)
+    chosen = choose(records, Strategy.LEAST_BUSY, KIND, turn=0, chance=chance)
 
     shares = [one.load.running / max(1, one.registration.slots) for one in allowed]
     if allowed:
@@ -107,7 +111,11 @@ def test_load_balanced_spreads_in_proportion_to_slots_when_all_else_is_the_same(
     chance = random.Random(7)
 
     fleet = SimulatedFleet(records, steps={"a": 4, "b": 4, "c": 4}, beat=5)
-    taken = fleet.run(lambda told: load_balanced(told, chance=chance.random()), steps=1_000, arrivals=arrivals)
+    taken = fleet.run(
+        lambda told: choose(told, Strategy.LOAD_BALANCED, KIND, turn=0, chance=chance.random()),
+        steps=1_000,
+        arrivals=arrivals,
+    )
 
     assert taken.total() == 1_000 * arrivals
     for name, share in (("a", 1 / 7), ("b", 2 / 7), ("c", 4 / 7)):
@@ -131,7 +139,7 @@ def test_load_balanced_avoids_an_agent_in_trouble_but_does_not_forget_it(trouble
     records = [make_record(name, **{**good, **(trouble if name == "a" else {})}) for name in ("a", "b", "c")]
     chance = random.Random(7)
 
-    taken = Counter(pick(load_balanced(records, chance=chance.random())) for _ in range(6_000))
+    taken = Counter(pick(records, Strategy.LOAD_BALANCED, chance=chance.random()) for _ in range(6_000))
 
     assert 0 < taken["a"] < 0.6 * min(taken["b"], taken["c"])
     assert taken["b"] == pytest.approx(taken["c"], rel=0.1)
@@ -142,7 +150,9 @@ def test_load_balanced_learns_from_what_comes_back_who_is_slow_and_who_fails() -
     chance = random.Random(7)
 
     fleet = SimulatedFleet(records, steps={"good": 2, "slow": 12, "sick": 2}, failing={"sick": 0.8})
-    taken = fleet.run(lambda told: load_balanced(told, chance=chance.random()), steps=1_000, arrivals=2)
+    taken = fleet.run(
+        lambda told: choose(told, Strategy.LOAD_BALANCED, KIND, turn=0, chance=chance.random()), steps=1_000, arrivals=2
+    )
 
     assert taken["good"] > 3 * taken["slow"]
     assert taken["good"] > 3 * taken["sick"]
@@ -152,7 +162,7 @@ def test_load_balanced_draws_by_slots_when_nobody_has_a_free_one() -> None:
     records = [make_record("a", slots=2, running=2), make_record("b", slots=6, running=6)]
     chance = random.Random(7)
 
-    taken = Counter(pick(load_balanced(records, chance=chance.random())) for _ in range(4_000))
+    taken = Counter(pick(records, Strategy.LOAD_BALANCED, chance=chance.random()) for _ in range(4_000))
 
     assert taken["b"] / taken["a"] == pytest.approx(3, rel=0.15)
 
@@ -161,7 +171,7 @@ def test_load_balanced_draws_by_slots_when_nobody_has_a_free_one() -> None:
 def test_best_match_takes_who_has_more_of_what_is_wanted(tags: list[str], one: int, other: int, chance: float) -> None:
     records = [make_record("one", tags=frozenset(tags[:one])), make_record("other", tags=frozenset(tags[:other]))]
 
-    chosen = pick(best_match(records, Wanted(tags=set(tags)), chance=chance))
+    chosen = pick(records, Strategy.BEST_MATCH, wanted=Wanted(tags=set(tags)), chance=chance)
 
     assert one == other or chosen == ("one" if one > other else "other")
 
@@ -175,10 +185,9 @@ def test_best_match_counts_all_that_is_wanted_alike_and_prefers_a_free_half_matc
     two_tags = Wanted(tags={"gpu", "eu"})
     half = make_record("half", tags=frozenset({"eu"}))
 
-    assert (
-        pick(best_match([make_record("x", running=4, tags=wanted_tags(two_tags)), half], two_tags, chance=0)) == "half"
-    )
-    assert pick(best_match([make_record("x", running=3, tags=wanted_tags(two_tags)), half], two_tags, chance=0)) == "x"
+    for running, best in ((4, "half"), (3, "x")):
+        whole = make_record("x", running=running, tags=wanted_tags(two_tags))
+        assert pick([whole, half], Strategy.BEST_MATCH, wanted=two_tags) == best
 
 
 @pytest.mark.parametrize("status", UNAVAILABLE)
@@ -187,8 +196,8 @@ def test_best_match_never_takes_one_that_takes_no_work(status: AgentStatus) -> N
     perfect = make_record("perfect", status=status, tags=frozenset({"gpu"}))
     dead = make_record("dead", lease_ms=0, tags=frozenset({"gpu"}))
 
-    assert pick(best_match([perfect, dead, make_record("other")], wanted, chance=0)) == "other"
-    assert best_match([perfect, dead], wanted, chance=0) is None
+    assert pick([perfect, dead, make_record("other")], Strategy.BEST_MATCH, wanted=wanted) == "other"
+    assert choose([perfect, dead], Strategy.BEST_MATCH, KIND, turn=0, chance=0, wanted=wanted) is None
 
 
 @given(records_of_any_kind, some_wanted)
