@@ -20,7 +20,7 @@ from typing import Any
 
 from coditect.agent.process import ProcessId
 from coditect.local.errors import MissingServer, StartFailed
-from coditect.local.probe import flush_redis
+from coditect.local.probe import ask_redis
 from coditect.local.servers import Addresses, find_binaries, free_ports, keep_addresses
 from coditect.local.state import hold_data, write_atomically
 from coditect.local.supervisor import POLL_SECONDS, Child, Probe, RunningChild, guarded, last_lines, spawn
@@ -151,7 +151,9 @@ class PrivateServers(PrivateProcesses):
         Raises:
             ServerUnreachable: it does not answer.
         """
-        await flush_redis(self.redis_url)
+        await ask_redis(
+            self.redis_url, lambda asked: asked.bounded("flush", asked.redis.flushall()), within_seconds=10.0
+        )
 
 
 @asynccontextmanager
