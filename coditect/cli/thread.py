@@ -6,8 +6,7 @@ from typing import Annotated, Unpack
 
 import typer
 
-from coditect.aio.loop import run_loop
-from coditect.cli.connections import complete_workflow, connections
+from coditect.cli.connections import ask, complete_workflow, connections
 from coditect.cli.terminal.options import (
     ByOption,
     LimitOption,
@@ -19,6 +18,7 @@ from coditect.cli.terminal.options import (
     user_name,
 )
 from coditect.cli.terminal.output import FieldsView, Output, OutputOption, TableView, instant, render, say
+from coditect.client.client import Client
 from coditect.collaboration.threads import ThreadOptions, ThreadRow
 from coditect.errors import InvalidTask
 from coditect.operations.coordination import threads
@@ -116,7 +116,11 @@ def open_thread(
     \b
     Example: coditect thread open writer ada --title "Which title?"
     """
-    row = run_loop(threads.open_thread(connections(context), participants, by=by or user_name(), **options))
+
+    async def begin(client: Client) -> ThreadRow:
+        return await (await client.threads.open(*participants, by=by or user_name(), **options)).show()
+
+    row = ask(context, begin)
     render(output, row, _thread_facts(row))
 
 
@@ -142,8 +146,14 @@ def say_in_thread(
     else:
         value = text
     who = by or user_name()
-    said = threads.say(connections(context), thread, value, by=who, to=to or [], answers=answers)
-    say(f"Message {run_loop(said).number} of {thread} by {who}.")
+
+    async def tell(client: Client) -> int:
+        found = client.threads.get(thread, by=who)
+        if answers is None:
+            return await found.say(value, to=to or [])
+        return await found.answer(await found.message(answers), value)
+
+    say(f"Message {ask(context, tell)} of {thread} by {who}.")
 
 
 @app.command("close")
@@ -157,7 +167,13 @@ def close_thread(
     \b
     Example: coditect thread close 01890a5d-ac96-774b-bcce-b302099a8057 --reason "decided"
     """
-    row = run_loop(threads.close_thread(connections(context), thread, reason=reason))
+
+    async def close(client: Client) -> ThreadRow:
+        found = client.threads.get(thread)
+        await found.close(reason)
+        return await found.show()
+
+    row = ask(context, close)
     say(f"{row.thread} is closed, with {row.last} messages.")
 
 

@@ -25,7 +25,7 @@ from coditect.api.routes.parameters import (
     may_act,
     own_key,
 )
-from coditect.api.services import ApiServices, GuardedRouter, Services
+from coditect.api.services import ApiServices, Fleet, GuardedRouter, Services
 from coditect.collaboration.handoffs import HandoffRow, HandoffState
 from coditect.collaboration.threads import ThreadMessage, ThreadOptions, ThreadRow
 from coditect.errors import NotFound
@@ -184,7 +184,9 @@ class RequestedHandoff(BaseModel):
 
 
 @router.post("/threads", status_code=HTTPStatus.CREATED)
-async def create_collaboration_thread(order: ThreadOrder, services: Services, who: Who) -> CollaborationThread:
+async def create_collaboration_thread(
+    order: ThreadOrder, services: Services, client: Fleet, who: Who
+) -> CollaborationThread:
     """Open a thread between agents, about a task or a ticket of another system.
 
     Without the role admin, the caller or an agent of its name must be among the participants.
@@ -192,8 +194,8 @@ async def create_collaboration_thread(order: ThreadOrder, services: Services, wh
     by = await _opener(services, who, order.participants)
     bound: ThreadOptions = {"type": order.thread_type, "metadata": order.metadata}
     bound |= {"task": order.task_id or "", "ticket": order.ticket_id or ""}
-    row = await threads.open_thread(services.opened, order.participants, by=by, **bound)
-    return CollaborationThread.of(row)
+    thread = await client.threads.open(*order.participants, by=by, **bound)
+    return CollaborationThread.of(await thread.show())
 
 
 async def _opener(services: ApiServices, who: Caller, participants: list[str]) -> str:
@@ -231,11 +233,12 @@ async def list_collaboration_threads(
 
 @router.post("/threads/{thread_id}/close")
 async def close_collaboration_thread(
-    thread_id: Id, services: Services, order: ChangeReason | None = None
+    thread_id: Id, client: Fleet, order: ChangeReason | None = None
 ) -> CollaborationThread:
     """Close a thread, so that it takes no more messages."""
-    reason = (order or ChangeReason()).reason
-    return CollaborationThread.of(await threads.close_thread(services.opened, thread_id, reason=reason))
+    thread = client.threads.get(thread_id)
+    await thread.close((order or ChangeReason()).reason)
+    return CollaborationThread.of(await thread.show())
 
 
 @router.get("/threads/{thread_id}/messages")
@@ -248,25 +251,26 @@ async def list_collaboration_messages(
 
 
 @router.post("/messages", status_code=HTTPStatus.CREATED)
-async def send_collaboration_message(order: MessageOrder, services: Services, who: Who) -> CollaborationMessage:
+async def send_collaboration_message(
+    order: MessageOrder, services: Services, client: Fleet, who: Who
+) -> CollaborationMessage:
     """Add a message to a thread, for one participant or for all."""
-    by, to = await acting_name(services, who, order.from_agent_id), [order.to_agent_id] if order.to_agent_id else []
-    kind, metadata = order.message_type, order.message_metadata
-    said = await threads.say(
-        services.opened, order.thread_id, order.content, by=by, type_=kind, to=to, metadata=metadata
+    thread = client.threads.get(order.thread_id, by=await acting_name(services, who, order.from_agent_id))
+    number = await thread.say(
+        order.content, type=order.message_type, to=order.to_agent_id or (), metadata=order.message_metadata
     )
-    return await _message(services, said.thread, said.number)
+    return await _message(services, thread.id, number)
 
 
 @router.post("/messages/{message_id}/read")
 async def read_collaboration_message(
-    message_id: Id, services: Services, who: Who, order: ReadOrder | None = None
+    message_id: Id, services: Services, client: Fleet, who: Who, order: ReadOrder | None = None
 ) -> CollaborationMessage:
     """Note that a participant has read a message, and with it all messages before it."""
     thread, number = _place(message_id)
     message = await _message(services, thread, number)
     reader = await acting_name(services, who, (order or ReadOrder()).agent_id, default=message.to_agent_id)
-    await threads.read_thread(services.opened, thread, number, by=reader)
+    await client.threads.get(thread, by=reader).read(number)
     return await _message(services, thread, number)
 
 

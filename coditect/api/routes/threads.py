@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Annotated, Any, Required
 
@@ -14,7 +15,7 @@ from coditect.collaboration.handoffs import HandoffRow
 from coditect.collaboration.threads import ThreadOptions, ThreadRow
 from coditect.model.lesson import Lesson
 from coditect.operations.coordination import handoffs, threads
-from coditect.operations.coordination.threads import SaidMessage, ShownThread
+from coditect.operations.coordination.threads import ShownThread
 
 thread_router = GuardedRouter(prefix="/threads", tags=["threads"])
 
@@ -38,6 +39,15 @@ class NewMessage(ApiRequest):
     metadata: dict[str, Any] = Field(default={})
     answers: int | None = Field(default=None, ge=1, description="The number of the message that this one answers.")
     by: str = Field(default="", max_length=200, description=f"Who says it. {BY}")
+
+
+@dataclass(frozen=True, slots=True)
+class SaidMessage:
+    """The place of a message that was just said: its thread, and its number in the thread."""
+
+    thread: str
+    number: int
+    """The number of the message in its thread."""
 
 
 class ReadUpTo(ApiRequest):
@@ -78,32 +88,40 @@ async def get_thread(
 
 
 @thread_router.post("", status_code=HTTPStatus.CREATED)
-async def open_thread(order: Annotated[NewThread, Body()], services: Services, who: Who) -> ThreadRow:
+async def open_thread(order: Annotated[NewThread, Body()], services: Services, client: Fleet, who: Who) -> ThreadRow:
     """Open a conversation (a thread) between the caller and the named participants, and return it."""
     options: dict[str, Any] = {**order}
     participants, by = options.pop("participants"), await acting_name(services, who, options.pop("by", ""))
-    return await threads.open_thread(services.opened, participants, by=by, **options)
+    return await (await client.threads.open(*participants, by=by, **options)).show()
 
 
 @thread_router.post("/{thread}/messages", status_code=HTTPStatus.CREATED)
-async def say_in_thread(thread: str, order: NewMessage, services: Services, who: Who) -> SaidMessage:
-    """Add a message of the caller to a conversation (a thread); return the message's number in it."""
-    by = await acting_name(services, who, order.by)
-    how = order.model_dump(include={"to", "answers", "metadata"})
-    return await threads.say(services.opened, thread, order.value, by=by, type_=order.type, **how)
+async def say_in_thread(thread: str, order: NewMessage, services: Services, client: Fleet, who: Who) -> SaidMessage:
+    """Add a message of the caller to a conversation (a thread); return the message's number in it.
+
+    An answer goes to the sender of the message that it answers alone; `type`, `to` and `metadata` do not count then.
+    """
+    found = client.threads.get(thread, by=await acting_name(services, who, order.by))
+    if order.answers is not None:
+        return SaidMessage(thread, await found.answer(await found.message(order.answers), order.value))
+    said = await found.say(order.value, **order.model_dump(include={"type", "to", "metadata"}))
+    return SaidMessage(thread, said)
 
 
 @thread_router.post("/{thread}/read")
-async def read_thread(thread: str, receipt: ReadUpTo, services: Services, who: Who) -> ThreadRow:
+async def read_thread(thread: str, receipt: ReadUpTo, services: Services, client: Fleet, who: Who) -> ThreadRow:
     """Note that the caller has read a conversation (a thread) up to a message; return it with all read receipts."""
-    by = await acting_name(services, who, receipt.by)
-    return await threads.read_thread(services.opened, thread, receipt.number, by=by)
+    found = client.threads.get(thread, by=await acting_name(services, who, receipt.by))
+    await found.read(receipt.number)
+    return await found.show()
 
 
 @thread_router.post("/{thread}/close")
-async def close_thread(thread: str, order: ChangeReason, services: Services) -> ThreadRow:
+async def close_thread(thread: str, order: ChangeReason, client: Fleet) -> ThreadRow:
     """Close a thread, so that it takes no more messages."""
-    return await threads.close_thread(services.opened, thread, reason=order.reason)
+    found = client.threads.get(thread)
+    await found.close(order.reason)
+    return await found.show()
 
 
 handoff_router = GuardedRouter(prefix="/handoffs", tags=["handoffs"])
