@@ -13,15 +13,8 @@ from coditect.cli.connections import connections
 from coditect.cli.terminal.options import ShownAnswer, checked, present
 from coditect.cli.terminal.output import Output, OutputOption, TableView, View, instant, megabytes
 from coditect.model.duration import seconds
-from coditect.operations.overview import (
-    MOST_WORKFLOWS,
-    AgentActivity,
-    FleetOverview,
-    QueueLoad,
-    RunningTask,
-    take_overview,
-)
-from coditect.wire import routing
+from coditect.operations.overview import MOST_WORKFLOWS, AgentActivity, FleetOverview, RunningTask, take_overview
+from coditect.operations.status import LevelQueue
 from coditect.workflow.rows import WorkflowRow
 from coditect.workflow.states import TaskState
 
@@ -66,12 +59,12 @@ def _views(seen: FleetOverview) -> Iterator[View]:
 
 def _tables(seen: FleetOverview) -> Iterator[TableView]:
     agents = sorted(seen.agents, key=lambda agent: (-agent.running, agent.agent_id))
-    moving = sorted(filter(_moves, seen.queues), key=lambda queue: (-queue.waiting, queue.capability, queue.priority))
+    levels = ((queues.capability, level) for queues in seen.queues for level in queues.levels if _moves(level))
+    moving = sorted(levels, key=lambda row: (-row[1].messages, row[0], row[1].priority))
     opened = [(breaker.state.name, breaker.state.reason, instant(breaker.state.since_ms)) for breaker in seen.breakers]
-    prefix = routing.dead_queue("")
-    dead = [(queue.name.removeprefix(prefix), queue.messages) for queue in seen.dead]
+    dead = [(queues.capability, queues.dead) for queues in seen.queues if queues.dead]
     yield TableView(AGENT_COLUMNS, [_agent(agent, seen.at_ms) for agent in agents], "No agent is registered.")
-    yield TableView(QUEUE_COLUMNS, [_queue(queue, seen.at_ms) for queue in moving])
+    yield TableView(QUEUE_COLUMNS, [_queue(*row, seen.at_ms) for row in moving])
     yield TableView(WORKFLOW_COLUMNS, [_workflow(row, seen.at_ms) for row in seen.workflows])
     yield TableView(("open breaker", "reason", "since"), opened)
     yield TableView(("dead letters of", "letters"), dead)
@@ -81,10 +74,10 @@ def _summary(seen: FleetOverview) -> str:
     busy, slots = sum(agent.running for agent in seen.agents), sum(agent.slots for agent in seen.agents)
     parts = [
         f"{len(seen.agents)} agents, {busy} of {slots} slots busy",
-        f"{sum(queue.waiting for queue in seen.queues)} tasks wait",
+        f"{sum(level.messages for queues in seen.queues for level in queues.levels)} tasks wait",
         f"{len(seen.workflows)} workflows run",
         f"{len(seen.breakers)} breakers open",
-        f"{sum(queue.messages for queue in seen.dead)} dead letters",
+        f"{sum(queues.dead for queues in seen.queues)} dead letters",
         f"{0 if seen.cluster is None else len(seen.cluster.dispatchers)} dispatchers",
     ]
     return "; ".join(parts)
@@ -105,14 +98,13 @@ def _counted(tasks: tuple[RunningTask, ...]) -> list[str]:
     return [name if count == 1 else f"{name} x{count}" for name, count in counts.items()]
 
 
-def _moves(queue: QueueLoad) -> bool:
-    return bool(queue.waiting or not queue.consumers or queue.published_per_second or queue.delivered_per_second)
+def _moves(level: LevelQueue) -> bool:
+    return bool(level.messages or not level.consumers or level.published_per_second or level.delivered_per_second)
 
 
-def _queue(queue: QueueLoad, now_ms: int) -> tuple[object, ...]:
-    rates = (queue.published_per_second, queue.delivered_per_second)
-    counts = (queue.waiting, queue.consumers, *rates)
-    return (queue.capability, queue.priority.value, *counts, _span(queue.oldest_ms, now_ms))
+def _queue(capability: str, level: LevelQueue, now_ms: int) -> tuple[object, ...]:
+    rates = (level.published_per_second, level.delivered_per_second)
+    return (capability, level.priority, level.messages, level.consumers, *rates, _span(level.oldest_ms, now_ms))
 
 
 def _workflow(row: WorkflowRow, now_ms: int) -> tuple[object, ...]:

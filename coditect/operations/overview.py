@@ -7,19 +7,17 @@ is missing, a note says so, and the rest is shown.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from coditect.aio.clock import SystemClock
 from coditect.broker.management import ManagementUnavailable, QueueRates
 from coditect.broker.port import Broker
 from coditect.client.coordination import BreakerListing
 from coditect.errors import CoditectError, ControlPlaneRequired, RegistryUnavailable, Retryable
-from coditect.model.capability import Priority
 from coditect.model.registration import AgentRecord, AgentStatus
 from coditect.operations.connections import Connections
-from coditect.operations.dead_letters import DeadQueue
 from coditect.operations.locate import PingReply, ask_agents
 from coditect.operations.status import CapabilityQueues, ClusterStatus, cluster_status, list_queues
 from coditect.registry.port import Search
@@ -65,31 +63,13 @@ class AgentActivity:
 
 
 @dataclass(frozen=True, slots=True)
-class QueueLoad:
-    """The queue of one capability and priority level: how much waits in it, and how fast it moves."""
-
-    capability: str
-    priority: Priority
-    waiting: int
-    consumers: int
-    published_per_second: float | None = None
-    """What comes in, as the broker samples it; None without its management API."""
-    delivered_per_second: float | None = None
-    oldest_ms: int | None = None
-    """When the oldest waiting task was published, in ms since the epoch; None when the queue is empty or the broker
-    does not tell."""
-
-
-@dataclass(frozen=True, slots=True)
 class FleetOverview:
     """The fleet at one moment; a part that could not be seen is empty or None, and a note says so."""
 
     at_ms: int
     agents: tuple[AgentActivity, ...]
-    queues: tuple[QueueLoad, ...]
-    """The queues of what living agents offer, all levels that exist."""
-    dead: tuple[DeadQueue, ...]
-    """The queues of dead letters that hold some."""
+    queues: tuple[CapabilityQueues, ...]
+    """The queues of what living agents offer, with the number of its dead letters."""
     workflows: tuple[WorkflowRow, ...]
     """The running workflows, the latest first, at most as many as were asked for."""
     breakers: tuple[BreakerListing, ...]
@@ -109,17 +89,16 @@ async def take_overview(opened: Connections, *, most_workflows: int = MOST_WORKF
     notes: list[str] = []
     at_ms = SystemClock().now_ms()
     records = await _agents(opened, notes)
-    capabilities = sorted({spec.name for record in records for spec in record.registration.capabilities})
+    capabilities = {spec.name for record in records for spec in record.registration.capabilities}
     async with opened.broker() as broker:
         answers = await _running(broker, {str(record.agent_id) for record in records}, notes)
-        queues, rates = await list_queues(broker, tuple(capabilities)), await _rates(opened, notes)
+        queues = await list_queues(broker, tuple(capabilities), await _rates(opened, notes))
         cluster = await _cluster(broker, notes)
     workflows, breakers = ((), ()) if cluster is None else await _work(opened, most_workflows, notes)
     return FleetOverview(
         at_ms,
         tuple(_activity(record, answers.get(record.agent_id)) for record in records),
-        tuple(_loads(queues, rates)),
-        tuple(DeadQueue(routing.dead_queue(queue.capability), queue.dead) for queue in queues if queue.dead),
+        tuple(queues),
         workflows,
         breakers,
         cluster,
@@ -166,24 +145,6 @@ async def _rates(opened: Connections, notes: list[str]) -> Mapping[str, QueueRat
     except ManagementUnavailable as error:
         notes.append(f"Rates of queues are unknown: {error}")
         return {}
-
-
-def _loads(found: Iterable[CapabilityQueues], rates: Mapping[str, QueueRates]) -> Iterator[QueueLoad]:
-    for one in found:
-        for level in one.levels:
-            load = QueueLoad(one.capability, level.priority, level.messages, level.consumers)
-            rate = rates.get(level.queue)
-            yield load if rate is None else _rated(load, rate)
-
-
-def _rated(load: QueueLoad, rate: QueueRates) -> QueueLoad:
-    oldest_ms = rate.oldest_ms if load.waiting else None
-    return replace(
-        load,
-        published_per_second=rate.published_per_second,
-        delivered_per_second=rate.delivered_per_second,
-        oldest_ms=oldest_ms,
-    )
 
 
 async def _cluster(broker: Broker, notes: list[str]) -> ClusterStatus | None:

@@ -44,14 +44,15 @@ def busy(served: Terminal, monkeypatch: pytest.MonkeyPatch) -> Terminal:
 def test_once_tells_everything_as_a_document(busy: Terminal) -> None:
     ran = busy.run("top", "--once", "--output", "json")
 
-    (agent,), queues = ran.json["agents"], {queue["priority"]: queue for queue in ran.json["queues"]}
+    (agent,), (queue,) = ran.json["agents"], ran.json["queues"]
+    levels = {level["priority"]: level for level in queue["levels"]}
     assert ran.code == 0
     assert (agent["agent_id"], agent["slots"], agent["running"]) == (AGENT, 8, 3)
     assert agent["tasks"] == [RUNS | {"workflow": None}]
-    assert [queues[level]["waiting"] for level in ("p0", "p1", "p2")] == [0, 2, 0]
-    assert (queues["p1"]["published_per_second"], queues["p1"]["oldest_ms"]) == (1.5, 1_000)
-    assert queues["p0"]["published_per_second"] is None
-    assert [queue["messages"] for queue in ran.json["dead"]] == [1]
+    assert [levels[level]["messages"] for level in ("p0", "p1", "p2")] == [0, 2, 0]
+    assert (levels["p1"]["published_per_second"], levels["p1"]["oldest_ms"]) == (1.5, 1_000)
+    assert levels["p0"]["published_per_second"] is None
+    assert queue["dead"] == 1
     assert [breaker["state"]["name"] for breaker in ran.json["breakers"]] == ["github"]
     assert len(ran.json["cluster"]["dispatchers"]) == 3
     assert ran.json["notes"] == []
