@@ -8,7 +8,8 @@ It stands on top of the product, which does not know it, and is not in the wheel
 ``checks``         the promises, each a function of a history's index
 ``load``           the work of a run, and the agents that execute it
 ``run``            a run of real processes, of `dispatcher` and `agent`; ``simulation`` a run in virtual time
-``nemesis``        the faults of a run; ``simulated_nemesis`` those of a simulation
+``nemesis``        the faults of a run; ``simulated_nemesis`` those of a simulation, whose store and task graph are
+                   ``simulated_store`` and ``simulated_task_graph``
 ``mutants``        mistakes to plant in the product, each of which an invariant must catch
 ``autonomy``       how many workflows need no person, with one fault a second
 """

@@ -31,6 +31,7 @@ from chaos.looking import RegistryLook, keep_looking, keep_looking_at_slots, tak
 from chaos.reader import read_end
 from chaos.recorder import RecordedBroker, RecordedDatabase, RecordedGraph
 from chaos.simulated_nemesis import SimulatedNemesis, Target, post_of_process
+from chaos.simulated_store import Disk, SimulatedDatabase
 from chaos.simulated_task_graph import MemoryTaskGraph
 from chaos.simulation_plan import SimulationPlan, planned
 from coditect.agent.program import Host
@@ -49,7 +50,6 @@ from coditect.wire import routing
 from dispatcher.capacity import Capacity
 from dispatcher.liveness.eviction import Evictor
 from dispatcher.program import DispatcherOptions, running_dispatcher
-from dispatcher.store.memory import Disk, MemoryDatabase
 from dispatcher.taskgraph.port import TaskGraphUnavailable
 
 LEFT_SECONDS = 200
@@ -229,7 +229,7 @@ class Scene:
         life = f"{name}#{self._lives[name]}"
         note, seeded = self.notebook.of(life), self._seeded_of(life)
         reached = partial(self._reached, name, self._lives[name], seeded)
-        store = MemoryDatabase(self._disk, faults=self._plan.store, seed=seeded.getrandbits(32))
+        store = SimulatedDatabase(self._disk, faults=self._plan.store, seed=seeded.getrandbits(32))
         paths = self.fleet.paths[name]
         paths["store"] = store.path
         async with RecordedDatabase(store, note, reached=reached) as database:
@@ -316,7 +316,7 @@ class Scene:
             reviving.cancel()
         self.breaking.end()
         await self._look_at_what_is_left(note)
-        async with MemoryDatabase(self._disk) as database:
+        async with SimulatedDatabase(self._disk) as database:
             await read_end(database, self.notebook.entries, self._effects, self.notebook.of("reader"))
         self.entries = merged(self.notebook.entries)
 

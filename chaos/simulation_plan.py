@@ -11,7 +11,7 @@ from chaos.failpoints import Failpoint
 from chaos.load.generators import LONGEST_MILLISECONDS
 from chaos.load.pace import Pace
 from chaos.simulated_nemesis import BROKER_KINDS, KINDS
-from dispatcher.store.memory import Faults
+from chaos.simulated_store import Faults
 
 STORE_FAULTS = Faults(
     conflict=0.02,

@@ -1,6 +1,6 @@
 """A real FoundationDB in place of the in-memory store: the tests of workflows run on it unchanged.
 
-With ``CODITECT_TEST_STORE=fdb`` every `MemoryDatabase` that a test opens is a database on the cluster that
+With ``CODITECT_TEST_STORE=fdb`` every in-memory store that a test opens is a database on the cluster that
 ``FDB_CLUSTER_FILE`` names, in a subspace of its `Disk`'s own, which is cleared when the test ends. In virtual time its
 transactions run in the event loop's own thread, so that time stands still until the cluster has answered. What a
 cluster cannot do is skipped, and said: what only the twin has (faults on request, its disk, a crash). ``fdb-stub`` does
@@ -13,16 +13,17 @@ import asyncio
 import os
 import sys
 from collections.abc import Callable, Iterator
+from itertools import product
 from types import TracebackType
 from typing import Any, NoReturn, TypeVar
 from uuid import uuid4
 
 import pytest
 
-from dispatcher.store import memory
+from chaos.simulated_store import NO_FAULTS, Disk, Faults, SimulatedDatabase
 from dispatcher.store.fdb import API_VERSION, FdbDatabase, FdbSettings, load_binding
 from dispatcher.store.limits import RUN_SECONDS
-from dispatcher.store.memory import NO_FAULTS, Disk, Faults
+from dispatcher.store.memory import MemoryDatabase
 from tests.fdb_stub import FdbStub
 
 Result = TypeVar("Result")
@@ -107,7 +108,7 @@ class Subspace:
 
 
 class ClusterDatabase(FdbDatabase):
-    """A database on the cluster with the constructor of `MemoryDatabase`; all on one `Disk` have the same keys."""
+    """A database on the cluster with the constructor of `SimulatedDatabase`; all on one `Disk` have the same keys."""
 
     binding: Any = None
     """The binding that every database of the run has."""
@@ -165,13 +166,13 @@ def _only_the_twin(what: str) -> NoReturn:
 
 
 def put_in_place(name: str) -> None:
-    """Make `MemoryDatabase` a database on the cluster, in the modules that are loaded and in those that will be."""
+    """Make each in-memory store a database on the cluster, in the modules that are loaded and in those that will be."""
     ClusterDatabase.binding = FdbStub() if name == "fdb-stub" else load_binding()
-    twin = memory.MemoryDatabase
-    for module in [*sys.modules.values()]:
-        if module.__name__ != "tests.rerun" and vars(module).get("MemoryDatabase") is twin:
-            vars(module)["MemoryDatabase"] = ClusterDatabase
-    memory.Disk.__deepcopy__ = lambda *_: _only_the_twin("a copy of its disk")  # type: ignore[attr-defined]
+    twins = {twin.__name__: twin for twin in (MemoryDatabase, SimulatedDatabase)}
+    for module, (kind, twin) in product([*sys.modules.values()], twins.items()):
+        if module.__name__ != "tests.rerun" and vars(module).get(kind) is twin:
+            vars(module)[kind] = ClusterDatabase
+    Disk.__deepcopy__ = lambda *_: _only_the_twin("a copy of its disk")  # type: ignore[attr-defined]
 
 
 def clear_subspaces() -> None:

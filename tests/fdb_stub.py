@@ -13,8 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from chaos.simulated_store import Disk, Mutation, View
 from dispatcher.store.errors import TransactionConflict, TransactionTooOld
-from dispatcher.store.memory import Disk, Mutation, View
 
 RETRYABLE = frozenset({1007, 1009, 1020, 1021, 1037, 1038, 1039, 1042, 1051, 1078, 1213, 1223})
 MOST_STATES = 32

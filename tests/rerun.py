@@ -1,7 +1,7 @@
 """A store on which every transaction function runs twice: in vain and as in another thread first, then for good.
 
 A store may do so whenever it likes: after a conflict, when the answer to a commit was lost, in whichever thread is
-free. So a function touches nothing but `tr`, and says by what it returns what else is to be done. Here the in-memory
+free. So a function touches nothing but `tr`, and says by what it returns what else is to be done. Here the simulated
 store runs each function on a transaction that is thrown away, and then on the one that it commits. What a function does
 besides shows:
 
@@ -31,8 +31,10 @@ from typing import Any, TypeVar
 
 import pytest
 
+from chaos import simulated_store
 from chaos.recorder import RecordedDatabase
-from dispatcher.store.memory import MemoryDatabase, View
+from chaos.simulated_store import SimulatedDatabase, View
+from dispatcher import program
 from dispatcher.store.retry import EarlierTries
 from dispatcher.store.transaction import Transaction, call
 
@@ -56,7 +58,7 @@ FIRST_FEW = 8
 FIRST_RUNS, THEN_EVERY = 1, 30
 """Of the runs of one function in a test the first ones are made twice, and one in so many after them."""
 PRODUCT = ("dispatcher.", "chaos.", "coditect.model.")
-RECORDER = ("chaos.recorder.", "dispatcher.store.")
+RECORDER = ("chaos.recorder.", "chaos.simulated_store.", "dispatcher.store.")
 """A history of what was committed has every try in it; the store counts its own."""
 
 
@@ -71,12 +73,12 @@ class Impure(AssertionError):
 
 @contextmanager
 def every_function_runs_twice() -> Iterator[list[Impure]]:
-    """Every in-memory store runs the functions that it is given twice; gives all that is found, healed or not."""
-    run, recorded = MemoryDatabase.run, RecordedDatabase.run
+    """Every simulated store runs its functions twice, also as that of a `TestFleet`; gives all finds, healed or not."""
+    run, recorded = SimulatedDatabase.run, RecordedDatabase.run
     found, runs = list[Impure](), Counter[object]()
     with pytest.MonkeyPatch.context() as patched:
 
-        def twice(database: MemoryDatabase, body: Body[Result]) -> Body[Result]:
+        def twice(database: SimulatedDatabase, body: Body[Result]) -> Body[Result]:
             runs[code := _code(body)] += 1
             if runs[code] > FIRST_RUNS and runs[code] % THEN_EVERY:
                 return body
@@ -99,15 +101,16 @@ def every_function_runs_twice() -> Iterator[list[Impure]]:
 
             return both
 
-        async def run_twice(database: MemoryDatabase, body: Body[Result]) -> Result:
+        async def run_twice(database: SimulatedDatabase, body: Body[Result]) -> Result:
             doubled = f"{body.__module__}.".startswith(RECORDER[0])  # the body in it is, see below
             return await run(database, body if doubled else twice(database, body))
 
         async def run_twice_recorded(database: RecordedDatabase, body: Body[Result]) -> Result:
             inner = database._database
-            return await recorded(database, twice(inner, body) if isinstance(inner, MemoryDatabase) else body)
+            return await recorded(database, twice(inner, body) if isinstance(inner, SimulatedDatabase) else body)
 
-        patched.setattr(MemoryDatabase, "run", run_twice)
+        patched.setattr(SimulatedDatabase, "run", run_twice)
+        patched.setattr(program, "MemoryDatabase", simulated_store.SimulatedDatabase)  # that of a `TestFleet`
         patched.setattr(RecordedDatabase, "run", run_twice_recorded)
         yield found
 
@@ -146,7 +149,7 @@ class _Run:
     @classmethod
     def in_vain(
         cls,
-        database: MemoryDatabase,
+        database: SimulatedDatabase,
         body: Body[Any],
         clock: Callable[[], float],
         chance: random.Random,

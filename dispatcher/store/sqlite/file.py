@@ -52,6 +52,13 @@ def connect(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
 
 
+def connect_memory() -> sqlite3.Connection:
+    """Open an empty store without a file, which ends with the connection; use in one thread."""
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    connection.executescript(_SCHEMA)
+    return connection
+
+
 def prepare(connection: sqlite3.Connection, path: Path) -> None:
     """Set a connection to durable commits, refuse a file that is no store, and create the schema in a new file.
 

@@ -7,21 +7,23 @@ from uuid import uuid4
 
 import pytest
 
+from chaos.simulated_store import Faults, SimulatedDatabase
 from dispatcher.store.fdb import FdbDatabase, FdbSettings
 from dispatcher.store.keys import Space
-from dispatcher.store.memory import Faults, MemoryDatabase
+from dispatcher.store.memory import MemoryDatabase
 from dispatcher.store.port import Database
 from dispatcher.store.sqlite import SqliteDatabase
 from tests.fdb_stub import FdbStub
 
 CLUSTER_FILE = os.environ.get("FDB_CLUSTER_FILE")
 """FoundationDB itself is under test only when this is set: see `make test-fdb`."""
-BACKENDS = ("memory", "memory-slow", "sqlite", "fdb-stub", *(("fdb",) if CLUSTER_FILE else ()))
+BACKENDS = ("memory", "simulated", "simulated-slow", "sqlite", "fdb-stub", *(("fdb",) if CLUSTER_FILE else ()))
 
 Make = Callable[[Path], Database]
 MAKERS: dict[str, Make] = {
     "memory": lambda folder: MemoryDatabase(),
-    "memory-slow": lambda folder: MemoryDatabase(faults=Faults(read_seconds=(0.0005, 0.002))),
+    "simulated": lambda folder: SimulatedDatabase(),
+    "simulated-slow": lambda folder: SimulatedDatabase(faults=Faults(read_seconds=(0.0005, 0.002))),
     "sqlite": lambda folder: SqliteDatabase(folder / "store.db"),
     "fdb-stub": lambda folder: FdbDatabase(binding=FdbStub()),
     "fdb": lambda folder: FdbDatabase(FdbSettings(cluster_file=CLUSTER_FILE)),

@@ -16,9 +16,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
+from chaos.simulated_store import Faults, SimulatedDatabase
 from dispatcher.store.fdb import FdbDatabase
 from dispatcher.store.keys import Space
-from dispatcher.store.memory import Faults, MemoryDatabase
 from dispatcher.store.port import Database
 from dispatcher.store.transaction import Transaction, read_counter, write_counter
 from tests.contract.store.conftest import BACKENDS, MAKERS
@@ -202,13 +202,13 @@ def opened(backend: str, folder: Path) -> list[Database]:
             return [FdbDatabase(binding=stub), FdbDatabase(binding=stub)]
         case "fdb":
             return [MAKERS[backend](folder), MAKERS[backend](folder)]
-        case "memory with faults":
-            return [MemoryDatabase(faults=FAULTS, seed=7)]
+        case "simulated with faults":
+            return [SimulatedDatabase(faults=FAULTS, seed=7)]
     return [MAKERS[backend](folder)]
 
 
 @pytest.mark.proof
-@pytest.mark.parametrize("backend", [*BACKENDS, "memory with faults"])
+@pytest.mark.parametrize("backend", [*BACKENDS, "simulated with faults"])
 def test_every_backend_does_what_a_dictionary_does(backend: str) -> None:
     machine = type(f"Against{backend}", (AgainstADictionary,), {"make": staticmethod(partial(opened, backend))})
 

@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 import pytest
 
+from chaos.simulated_store import Disk, Faults, SimulatedDatabase
 from dispatcher.store.errors import StoreUnavailable, TransactionTimedOut
 from dispatcher.store.keys import Space
-from dispatcher.store.memory import Disk, Faults, MemoryDatabase
 from dispatcher.store.port import Database
 from dispatcher.store.transaction import Reads, Transaction, read_counter, write_counter
 
@@ -88,18 +88,18 @@ async def test_concurrent_swaps_keep_the_ring(database: Database, space: Space) 
 @pytest.mark.parametrize("seed", range(12))
 async def test_the_ring_survives_faults_and_crashes(space: Space, seed: int) -> None:
     ring, disk, seeded = Ring(space, 7), Disk(), random.Random(seed)
-    async with MemoryDatabase(disk) as database:
+    async with SimulatedDatabase(disk) as database:
         await database.run(ring.lay)
     repeated = 0
 
     for life in range(4):
-        async with MemoryDatabase(disk, faults=FAULTS, seed=seed * 10 + life) as database:
+        async with SimulatedDatabase(disk, faults=FAULTS, seed=seed * 10 + life) as database:
             at_work = asyncio.create_task(turn(database, ring, ring.swap, seed=seed + life))
             await asyncio.sleep(seeded.random() * 0.03)
             database.crash()
             await at_work
             repeated += database.repeated
-        async with MemoryDatabase(disk) as reopened:
+        async with SimulatedDatabase(disk) as reopened:
             assert await reopened.read(ring.is_whole), f"seed {seed}, life {life}"
 
     assert repeated > 0
@@ -109,7 +109,7 @@ async def test_a_swap_that_skips_the_conflict_check_is_caught(space: Space) -> N
     ring = Ring(space, 5)
 
     async def breaks(seed: int) -> bool:
-        async with MemoryDatabase(faults=FAULTS, seed=seed) as database:
+        async with SimulatedDatabase(faults=FAULTS, seed=seed) as database:
             await database.run(ring.lay)
             await turn(database, ring, ring.torn_swap, seed=seed)
             return not await database.read(ring.is_whole)

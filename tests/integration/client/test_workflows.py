@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from chaos.simulated_store import Disk, SimulatedDatabase
 from coditect import Agent, From, Retry, Workflow
 from coditect.aio.clock import SystemClock
 from coditect.broker.rabbitmq import AmqpBroker
@@ -19,7 +20,6 @@ from coditect.registry.redis import RedisRegistry
 from coditect.workflow.rows import ApprovalRow
 from coditect.workflow.states import TaskState, WorkflowState
 from dispatcher.program import DispatcherOptions, running_dispatcher
-from dispatcher.store.memory import Disk, MemoryDatabase
 from tests.fleet import Running, remove_queues, running
 from tests.servers import Servers
 from tests.support import eventually
@@ -58,7 +58,7 @@ class Worker:
 async def dispatching(servers: Servers, fleet: Running, disk: Disk) -> AsyncIterator[None]:
     """A dispatcher in this process, with a ledger that outlives it."""
     async with (
-        MemoryDatabase(disk) as database,
+        SimulatedDatabase(disk) as database,
         AmqpBroker(servers.amqp_url, name="dispatcher") as own,
         running_dispatcher(broker=own, registry=fleet.registry, clock=SystemClock(), database=database, options=FEW),
     ):

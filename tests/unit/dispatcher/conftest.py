@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from dispatcher.store.memory import MemoryDatabase
+from chaos.simulated_store import SimulatedDatabase
 from tests.unit.dispatcher.lone_ledger import Ledger, SlowStore
 from tests.unit.dispatcher.lone_worker import LoneWorker, open_worker
 from tests.unit.dispatcher.planes import Plane, plane
@@ -20,7 +20,7 @@ async def ledger() -> AsyncIterator[Ledger]:
 @pytest.fixture
 async def prompt_ledger() -> AsyncIterator[Ledger]:
     """The same on a store for which no time passes, for what is to happen in one transaction on any machine."""
-    async with MemoryDatabase(now=lambda: 0.0) as database:
+    async with SimulatedDatabase(now=lambda: 0.0) as database:
         yield await Ledger.open(database)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from chaos.simulated_store import Faults, SimulatedDatabase
 from coditect.model.ids import AgentId
 from coditect.model.result import Failure, Outcome, Status
 from coditect.model.retry import Retry
@@ -36,7 +37,6 @@ from dispatcher.ledger.workflows import continuations, redrive_steps
 from dispatcher.shards import batch
 from dispatcher.shards.continuations import evaluate
 from dispatcher.store.keys import Space
-from dispatcher.store.memory import Faults, MemoryDatabase
 from dispatcher.store.transaction import Reads
 
 Query = Callable[[Reads, Mapping[str, Any]], dict[str, Any]]
@@ -45,14 +45,14 @@ READ_SECONDS = (0.0005, 0.002)
 """Of a cluster that is not near; nobody waits for it here, but transactions age by it."""
 
 
-class SlowStore(MemoryDatabase):
+class SlowStore(SimulatedDatabase):
     """Each read takes as long as a cluster's."""
 
     def __init__(self, read_seconds: tuple[float, float] = READ_SECONDS) -> None:
         super().__init__(faults=Faults(read_seconds=read_seconds), sleep=_at_once)
 
 
-class SlowMachine(MemoryDatabase):
+class SlowMachine(SimulatedDatabase):
     """Transactions age as on a machine that is so many times slower than this one is when it has nothing else to do."""
 
     def __init__(self, times: float = 10.0) -> None:
@@ -67,7 +67,7 @@ async def _at_once(_: float) -> None:
 class Ledger:
     """One shard, owned by this test."""
 
-    database: MemoryDatabase
+    database: SimulatedDatabase
     lease: Lease
     policy: Policy
     room: dict[str, int] = field(default_factory=lambda: {"": 1_000_000})
@@ -91,7 +91,7 @@ class Ledger:
     """Whether it goes on right now with what is left over."""
 
     @classmethod
-    async def open(cls, database: MemoryDatabase, **policy: Any) -> Ledger:
+    async def open(cls, database: SimulatedDatabase, **policy: Any) -> Ledger:
         await database.run(lambda tr: shards.fix_count(tr, 1))
         step = await database.run(lambda tr: shards.step(tr, "me", 1, count=1))
         return cls(database, step.owned[0], Policy(0, **policy))

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from chaos.simulated_store import SimulatedDatabase
 from coditect import Workflow
 from coditect.aio.clock import SystemClock
 from coditect.aio.supervisor import Supervisor
@@ -33,7 +34,6 @@ from dispatcher.shards.completions import CommandAnswer
 from dispatcher.shards.in_flight import Flight
 from dispatcher.shards.worker import ShardWorker
 from dispatcher.store.errors import CommitUnknown, StoreUnavailable, TransactionTimedOut
-from dispatcher.store.memory import MemoryDatabase
 from dispatcher.store.retry import EarlierTries
 from dispatcher.store.transaction import Reads, Transaction
 from dispatcher.taskgraph.port import TaskGraph
@@ -44,7 +44,7 @@ CAPABILITY = "work"
 ONLY = NodeKey("w", "only")
 
 
-class Doubtful(MemoryDatabase):
+class Doubtful(SimulatedDatabase):
     """Commits the next transaction and says that its time is up, or runs it again as `run` does by itself."""
 
     doubt: str = ""
@@ -69,7 +69,7 @@ class Doubtful(MemoryDatabase):
         if self.silent:
             self.silent -= 1
             raise StoreUnavailable("The fault that was asked for")
-        return await MemoryDatabase.run(self, lambda tr: body(tr.snapshot))
+        return await SimulatedDatabase.run(self, lambda tr: body(tr.snapshot))
 
 
 def start_of(workflow: str, flow: Workflow | None = None) -> Asked:

@@ -11,6 +11,7 @@ from typing import Any
 
 from chaos.history import silent
 from chaos.recorder import RecordedDatabase, RecordedGraph
+from chaos.simulated_store import Disk, SimulatedDatabase
 from chaos.simulated_task_graph import MemoryTaskGraph
 from coditect import Agent
 from coditect.agent.program import running_agent
@@ -22,7 +23,6 @@ from coditect.settings.settings import Settings
 from coditect.testing import TestFleet
 from dispatcher.liveness.eviction import Evictor
 from dispatcher.program import Dispatcher, DispatcherOptions, running_dispatcher
-from dispatcher.store.memory import Disk, MemoryDatabase
 from dispatcher.taskgraph.port import TaskGraph
 
 
@@ -31,7 +31,7 @@ class Plane:
     """Everything ends with the stack."""
 
     stack: AsyncExitStack
-    database: MemoryDatabase
+    database: SimulatedDatabase
     registry: MemoryRegistry
     clock: SystemClock
     server: MemoryServer = field(default_factory=MemoryServer)
@@ -75,14 +75,14 @@ class Plane:
 
 @asynccontextmanager
 async def plane(*, registry: MemoryRegistry | None = None, clock: SystemClock | None = None) -> AsyncIterator[Plane]:
-    async with MemoryDatabase() as database, AsyncExitStack() as stack:
+    async with SimulatedDatabase() as database, AsyncExitStack() as stack:
         yield Plane(stack, database, registry or MemoryRegistry(), clock or SystemClock())
 
 
 def dispatcher_of(
     fleet: TestFleet,
     broker: MemoryBroker,
-    database: MemoryDatabase,
+    database: SimulatedDatabase,
     *,
     owner: str,
     evict: Evictor | None = None,
@@ -103,7 +103,7 @@ def dispatcher_of(
 
 def lone_dispatcher(
     broker: MemoryBroker,
-    database: MemoryDatabase,
+    database: SimulatedDatabase,
     *,
     registry: MemoryRegistry | None = None,
     graph: TaskGraph | None = None,
@@ -145,7 +145,7 @@ class MortalFleet(TestFleet):
                 raise asyncio.CancelledError  # a process that is killed does not finish its step
 
         graph: Any = RecordedGraph(self.graph, reached=reached)
-        async with RecordedDatabase(MemoryDatabase(self.disk), silent, reached=reached) as database:
+        async with RecordedDatabase(SimulatedDatabase(self.disk), silent, reached=reached) as database:
             options = DispatcherOptions(shards=self.shards, owner=owner)
             async with running_dispatcher(database=database, graph=graph, options=options, **ports) as running:
                 yield running

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from chaos.simulated_store import Disk, Faults, SimulatedDatabase
 from chaos.simulated_task_graph import MemoryTaskGraph
 from chaos.simulation import play
 from chaos.simulation_plan import SimulationPlan
@@ -29,7 +30,6 @@ from coditect.workflow.approvals.file import read_policy
 from coditect.workflow.states import WorkflowState
 from dispatcher.ledger.commands import Continue
 from dispatcher.program import Dispatcher, unready
-from dispatcher.store.memory import Disk, Faults, MemoryDatabase
 from tests.loops import loops, strike_for_ever, strike_once
 from tests.support import eventually
 from tests.unit.dispatcher.liveness.watch import ServerEvictor
@@ -48,7 +48,7 @@ class Post:
     """One dispatcher with its ways to the others."""
 
     broker: MemoryBroker
-    store: MemoryDatabase
+    store: SimulatedDatabase
     dispatcher: Dispatcher
 
     @property
@@ -103,7 +103,7 @@ async def open_scene(*, second: type[MemoryBroker] = MemoryBroker) -> AsyncItera
         fleet.kill("dispatcher")
         disk, posts = Disk(), []
         for name, kind in (("ada", MemoryBroker), ("bob", second)):
-            store = await stack.enter_async_context(MemoryDatabase(disk))
+            store = await stack.enter_async_context(SimulatedDatabase(disk))
             broker = await stack.enter_async_context(kind(fleet.server, name=name))
             running = dispatcher_of(fleet, broker, store, owner=name, evict=fleet.server, shards=SHARDS)
             posts.append(Post(broker, store, await stack.enter_async_context(running)))
@@ -265,7 +265,7 @@ async def test_scaling_from_one_to_four_and_back_under_load_repeats_nothing_and_
 
         async def join(number: int) -> tuple[Dispatcher, AsyncExitStack]:
             enter = (own := await stack.enter_async_context(AsyncExitStack())).enter_async_context
-            store = await enter(MemoryDatabase(disk, faults=SLOW, seed=number))
+            store = await enter(SimulatedDatabase(disk, faults=SLOW, seed=number))
             broker = await enter(MemoryBroker(fleet.server, name=f"dispatcher-{number}"))
             running = dispatcher_of(fleet, broker, store, owner=broker.name, evict=evictions, shards=SCALED_SHARDS)
             return await enter(running), own
@@ -364,7 +364,7 @@ async def open_loop_scene(seed: int = 0) -> AsyncIterator[LoopScene]:
 
     async with (
         TestFleet([worker], seed=seed) as fleet,
-        MemoryDatabase(Disk()) as store,
+        SimulatedDatabase(Disk()) as store,
         MemoryBroker(fleet.server, name="ada") as broker,
     ):
         fleet.kill("dispatcher")

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from chaos.simulated_store import SimulatedDatabase
 from chaos.simulated_task_graph import MemoryTaskGraph
 from coditect.agent.health import Readiness
 from coditect.aio.clock import SystemClock
@@ -36,7 +37,6 @@ from dispatcher.program import Dispatcher, open_store
 from dispatcher.shards import verbs
 from dispatcher.store.errors import StoreFailed
 from dispatcher.store.fdb import FdbDatabase
-from dispatcher.store.memory import MemoryDatabase
 from dispatcher.store.sqlite import SqliteDatabase
 from dispatcher.store.transaction import Transaction
 from tests.fdb_stub import FdbStub
@@ -91,7 +91,7 @@ def test_store_that_there_is_not_is_refused_and_the_fix_named(name: str) -> None
     assert "CODITECT_STORE_URL=sqlite:PATH" in str(refused.value.facts["fix"])
 
 
-class Failing(MemoryDatabase):
+class Failing(SimulatedDatabase):
     """Takes everything until its disk is full; then it has failed for good."""
 
     def __init__(self, *, takes: int) -> None:
@@ -164,7 +164,7 @@ def test_critical_loop_that_dies_for_ever_ends_the_program(
     quick = RestartLimits(first_pause_seconds=0.001)
     monkeypatch.setattr(program, "RedisRegistry", registry)
     monkeypatch.setattr(monitor, "Supervisor", partial(Supervisor, limits=quick))
-    monkeypatch.setattr(program, "open_store", lambda settings, on_wait: MemoryDatabase())
+    monkeypatch.setattr(program, "open_store", lambda settings, on_wait: SimulatedDatabase())
 
     code = program.main(Settings(shards=1))
 
@@ -192,7 +192,7 @@ def test_broker_s_dying_loop_ends_the_program(
 
     monkeypatch.setattr(program, "AmqpBroker", lambda url, **_: broker)
     monkeypatch.setattr(program, "seen_from_outside", seen)
-    monkeypatch.setattr(program, "open_store", lambda settings, on_wait: MemoryDatabase())
+    monkeypatch.setattr(program, "open_store", lambda settings, on_wait: SimulatedDatabase())
 
     code = program.main(Settings(shards=1))
 

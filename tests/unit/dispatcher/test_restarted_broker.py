@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from chaos.simulated_store import Disk, SimulatedDatabase
 from coditect import Agent, Context, Retry, Workflow
 from coditect.broker.memory import MemoryBroker
 from coditect.client.workflow_run import WorkflowRun
@@ -25,7 +26,6 @@ from coditect.wire.workflow_tasks import claim_body
 from coditect.workflow.states import WorkflowState
 from dispatcher.ledger.nodes.attempts import FREE_LOSSES
 from dispatcher.program import DispatcherOptions, running_dispatcher
-from dispatcher.store.memory import Disk, MemoryDatabase
 from tests.unit.dispatcher.lone_ledger import layered, wide
 
 
@@ -311,7 +311,7 @@ class LastingFleet(TestFleet):
         async def dispatcher(*, owner: str, **ports: Any) -> AsyncIterator[Any]:
             options = DispatcherOptions(shards=1, owner=owner)
             async with (
-                MemoryDatabase(disk) as database,
+                SimulatedDatabase(disk) as database,
                 running_dispatcher(database=database, options=options, **ports | {"evict": None}) as running,
             ):
                 yield running

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from chaos.simulated_store import SimulatedDatabase
 from chaos.simulated_task_graph import MemoryTaskGraph
 from coditect import Retry, Workflow
 from coditect.aio.supervisor import Supervisor
@@ -31,7 +32,6 @@ from dispatcher.ledger.ownership import leases
 from dispatcher.ledger.workflows import queries, remove
 from dispatcher.ports import Ports
 from dispatcher.retention import DAY_MS, SHOWN_FAILED_MS, SHOWN_MS, SWEEP_LEASE, UPLOAD_MS, Retention
-from dispatcher.store.memory import MemoryDatabase
 from dispatcher.taskgraph.port import Job, JobState
 from tests.contract.graph.scene import counted
 from tests.unit.dispatcher.coordination.test_handoffs import ask_others
@@ -83,7 +83,7 @@ class Broom:
 @pytest.fixture
 async def broom() -> AsyncIterator[Broom]:
     server, clock, graph = MemoryServer(), At(), MemoryTaskGraph()
-    async with MemoryDatabase() as database, Supervisor() as background, MemoryBroker(server) as broker:
+    async with SimulatedDatabase() as database, Supervisor() as background, MemoryBroker(server) as broker:
         events = Events(broker, clock, source="/dispatcher")
         ports = Ports(broker, database, events, ReferenceClock(clock), background, Capacity(lambda: 0.0))
         ledger = await Ledger.open(database)
@@ -332,7 +332,7 @@ async def test_rq_keeps_what_runs_again_however_long_ago_it_ended_and_is_shown_i
 @settings(max_examples=20, deadline=None)
 @given(ends=st.lists(st.tuples(st.booleans(), st.integers(0, 90_000)), min_size=1, max_size=60))
 async def test_whenever_workflows_end_each_is_forgotten_by_rq_in_its_time(ends: list[tuple[bool, int]]) -> None:
-    async with MemoryDatabase() as database:
+    async with SimulatedDatabase() as database:
         ledger = await Ledger.open(database)
         forgotten: set[str] = set()
         ended: dict[str, tuple[bool, int]] = {}

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import TypeVar
 
+from chaos.simulated_store import Disk, View
 from dispatcher.store.errors import TransactionConflict
-from dispatcher.store.memory import Disk, View
 from dispatcher.store.transaction import Transaction
 
 Result = TypeVar("Result")

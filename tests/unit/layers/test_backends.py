@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from chaos.simulated_store import Faults, SimulatedDatabase
 from dispatcher.ledger import outbox
 from dispatcher.ledger.errors import LostLease
 from dispatcher.ledger.ownership import leases, shards
 from dispatcher.ledger.ownership.leases import TTL_MS, Lease, Pulse
 from dispatcher.store.fdb import FdbDatabase
-from dispatcher.store.memory import Faults, MemoryDatabase
 from dispatcher.store.port import Database
 from dispatcher.store.sqlite import SqliteDatabase
 from dispatcher.store.transaction import Transaction, read_counter
@@ -22,7 +22,7 @@ from tests.fdb_stub import FdbStub
 
 FAULTS = Faults(conflict=0.05, unknown_committed=0.1, unknown_lost=0.1)
 MAKERS: dict[str, Callable[[Path], Database]] = {
-    "memory with faults": lambda folder: MemoryDatabase(faults=FAULTS, seed=5),
+    "simulated with faults": lambda folder: SimulatedDatabase(faults=FAULTS, seed=5),
     "sqlite": lambda folder: SqliteDatabase(folder / "store.db"),
     "fdb-stub": lambda folder: FdbDatabase(binding=FdbStub()),
 }

@@ -12,9 +12,9 @@ import pytest
 
 from chaos.history import Notebook
 from chaos.recorder import RecordedDatabase
+from chaos.simulated_store import SimulatedDatabase
 from dispatcher.ledger.definitions import Definitions
 from dispatcher.ledger.effects import NodeKey
-from dispatcher.store.memory import MemoryDatabase
 from dispatcher.store.transaction import Transaction, write_counter
 from tests.rerun import FIRST_RUNS, THEN_EVERY, Impure, every_function_runs_twice, runs_twice
 
@@ -33,14 +33,14 @@ async def test_a_cache_that_is_filled_before_the_commit_is_found_though_it_is_th
     def fill(tr: Transaction) -> None:
         definitions.note({NodeKey("w", "n"): (b"x", None)})
 
-    async with MemoryDatabase() as database:
+    async with SimulatedDatabase() as database:
         with pytest.raises(Impure, match="changed what is not in the store"):
             await database.run(fill)
 
 
 @pytest.mark.parametrize("recorded", [False, True])
 async def test_a_function_with_another_outcome_the_second_time_is_found(recorded: bool) -> None:
-    numbers, store = count(), MemoryDatabase()
+    numbers, store = count(), SimulatedDatabase()
     notes = Notebook(lambda: 0.0).of("dispatcher")
     async with RecordedDatabase(store, notes) if recorded else store as database:
         await database.run(lambda tr: tr.add(b"count", 1))
@@ -52,7 +52,7 @@ async def test_a_function_with_another_outcome_the_second_time_is_found(recorded
 
 
 async def test_a_function_that_needs_the_event_loop_is_found() -> None:
-    async with MemoryDatabase() as database:
+    async with SimulatedDatabase() as database:
         with pytest.raises(Impure, match="no running event loop"):
             await database.run(lambda tr: asyncio.get_running_loop().time() > 0)
 
@@ -60,7 +60,7 @@ async def test_a_function_that_needs_the_event_loop_is_found() -> None:
 async def test_a_find_that_a_loop_heals_is_kept(found: list[Impure]) -> None:
     numbers = count()
 
-    async with MemoryDatabase() as database:
+    async with SimulatedDatabase() as database:
         with suppress(Exception):
             await database.run(lambda tr: next(numbers))
 
@@ -70,7 +70,7 @@ async def test_a_find_that_a_loop_heals_is_kept(found: list[Impure]) -> None:
 async def test_what_a_test_runs_again_and_again_is_run_twice_at_first_and_now_and_then() -> None:
     runs = list[int]()
 
-    async with MemoryDatabase() as database:
+    async with SimulatedDatabase() as database:
         for number in range(FIRST_RUNS + 2 * THEN_EVERY):
             await database.run(lambda tr, number=number: runs.append(number))  # type: ignore[misc]
 

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from chaos.simulated_store import SimulatedDatabase, View
 from coditect import Workflow
 from coditect.errors import InputError, InvalidTask
 from coditect.model.result import Outcome, Status
@@ -30,7 +31,6 @@ from dispatcher.ledger.unit_of_work import MOST_AHEAD
 from dispatcher.ledger.workflows import recover
 from dispatcher.ledger.workflows.queries import result
 from dispatcher.ledger.workflows.status import status
-from dispatcher.store.memory import MemoryDatabase, View
 from tests.unit.dispatcher.ledger.workflows.restored import Played
 from tests.unit.dispatcher.lone_ledger import Ledger, SlowStore, completed, failed, one_map, some_graph, tasks, wide
 from tests.unit.workflow.model import follow, workflow_end
@@ -79,7 +79,7 @@ async def test_any_graph_ends_as_the_model_says(seed: int) -> None:
         status = fate[publication.node_key.node]
         return completed() if status is Status.COMPLETED else failed(status=status)
 
-    async with MemoryDatabase() as database:
+    async with SimulatedDatabase() as database:
         ledger = await Ledger.open(database)
         await ledger.start(definition, chunk=random.randint(1, 5))
         order = await ledger.play(act, pick=lambda waiting: random.randrange(len(waiting)))
@@ -270,7 +270,7 @@ async def test_a_batch_of_ends_releases_every_dependent(ledger: Ledger, dependen
 
 
 async def test_more_commands_take_no_more_reads(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert ledger.database.disk, "the reads of the in-memory store are counted"
+    assert ledger.database.disk, "the reads of the simulated store are counted"
     single: Counter[str] = Counter()
     get, get_range = View.get, View.get_range
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 
+from chaos.simulated_store import SimulatedDatabase
 from coditect import After, Priority, Retry, Workflow
 from coditect.broker.memory import MemoryBroker
 from coditect.model.result import Outcome
@@ -35,7 +36,6 @@ from dispatcher.shards import batch, worker
 from dispatcher.shards import timers as timer_service
 from dispatcher.shards.completions import CommandAnswer
 from dispatcher.shards.worker import ShardWorker
-from dispatcher.store.memory import MemoryDatabase
 from dispatcher.store.transaction import Transaction
 from tests.support import eventually
 from tests.unit.dispatcher.lone_ledger import Ledger, completed, failed, fan, tasks, wide
@@ -45,7 +45,7 @@ from tests.unit.layers import store_of_version_1
 from tests.unit.workflow.graphs import definitions
 
 
-async def rewrite(database: MemoryDatabase, node_key: NodeKey) -> bytes:
+async def rewrite(database: SimulatedDatabase, node_key: NodeKey) -> bytes:
     """Writes the node as a later release; its row as it was."""
     key = STATUSES.pack(node_key)
     row = await database.read(lambda tr: tr.get(key))
@@ -184,7 +184,7 @@ async def test_ready_one_is_passed_over(ledger: Ledger, command: Command) -> Non
 
 
 async def test_a_store_of_the_build_before_versions_is_worked_to_its_end() -> None:
-    async with MemoryDatabase() as database:
+    async with SimulatedDatabase() as database:
         await database.run(store_of_version_1.put)
         step = await database.run(lambda tr: shards.step(tr, "me", 2, count=1))
         ledger = Ledger(database, step.owned[0], Policy(0), now_ms=1_100_000)
@@ -212,7 +212,7 @@ def release(version: int) -> Definition:
 
 
 async def test_running_workflow_keeps_the_definition_it_began_with_over_an_upgrade() -> None:
-    async with MemoryDatabase() as database:
+    async with SimulatedDatabase() as database:
         before = await Ledger.open(database)
         await before.start(release(1), workflow="old")
         begun = before.published

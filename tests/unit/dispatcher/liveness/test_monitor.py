@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 
+from chaos.simulated_store import SimulatedDatabase
 from coditect import Options
 from coditect.aio.clock import SystemClock
 from coditect.broker.management import Connection, Management, ManagementUnavailable
@@ -26,7 +27,6 @@ from dispatcher.liveness import eviction, monitor, ping
 from dispatcher.liveness.eviction import COUNT_KNOWN_SECONDS, ManagementEvictor, close_owner, evictor
 from dispatcher.liveness.fleet import Fleet
 from dispatcher.liveness.monitor import FLEET_CHECK_SECONDS, LEASE, RELIEF_SECONDS, SWEEP_SECONDS, Monitor
-from dispatcher.store.memory import MemoryDatabase
 from dispatcher.store.transaction import Transaction
 from tests.support import eventually
 from tests.unit.broker.virtual_time import in_virtual_time
@@ -320,14 +320,14 @@ async def test_agent_that_is_cut_off_is_evicted_although_another_one_is_meanwhil
 
 
 async def test_agent_is_found_dead_although_the_store_is_slow(watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = MemoryDatabase.run
+    run = SimulatedDatabase.run
 
-    async def slow(database: MemoryDatabase, body: Callable[[Transaction], object]) -> object:
+    async def slow(database: SimulatedDatabase, body: Callable[[Transaction], object]) -> object:
         await asyncio.sleep(2.0)
         return await run(database, body)
 
     await watch.dispatcher(evict=watch.fleet.server)
-    monkeypatch.setattr(MemoryDatabase, "run", slow)
+    monkeypatch.setattr(SimulatedDatabase, "run", slow)
     await watch.fleet.advance("10s")
     (frozen,) = watch.fleet.pause(watch.fleet.agents[0].id)
     await watch.fleet.advance("20s")
@@ -380,7 +380,7 @@ def without_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 class Watched:
     """A monitor over one agent that does not answer; broker and store outlive it."""
 
-    def __init__(self, broker: MemoryBroker, database: MemoryDatabase) -> None:
+    def __init__(self, broker: MemoryBroker, database: SimulatedDatabase) -> None:
         self.broker = broker
         self.database = database
         self.lost: list[AgentId] = []
@@ -414,7 +414,7 @@ class Watched:
 
 @asynccontextmanager
 async def opened() -> AsyncIterator[Watched]:
-    async with MemoryDatabase() as database, MemoryBroker(MemoryServer(), name="first") as broker:
+    async with SimulatedDatabase() as database, MemoryBroker(MemoryServer(), name="first") as broker:
         await broker.declare(base_topology())
         before = asyncio.all_tasks()
         yield Watched(broker, database)

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
+from chaos.simulated_store import SimulatedDatabase
 from coditect import Agent
 from coditect.aio.clock import SystemClock
 from coditect.aio.supervisor import Supervisor
@@ -19,7 +20,6 @@ from dispatcher.ledger.ownership import leases
 from dispatcher.liveness.eviction import Evictor
 from dispatcher.liveness.fleet import Fleet
 from dispatcher.liveness.monitor import Monitor
-from dispatcher.store.memory import MemoryDatabase
 
 BEAT_SECONDS = 0.4
 
@@ -29,7 +29,7 @@ class Watch:
     """A fleet, the store, and what the monitors told."""
 
     fleet: TestFleet
-    database: MemoryDatabase
+    database: SimulatedDatabase
     stack: AsyncExitStack
     dispatchers: dict[str, AsyncExitStack] = field(default_factory=dict)
     lost: dict[str, list[AgentId]] = field(default_factory=dict)
@@ -98,7 +98,7 @@ async def open_watch(agents: Iterable[Agent], *, replicas: int = 2, seed: int = 
     """The fleet without its own control plane, which has a monitor, too."""
     async with (
         TestFleet(agents, replicas=replicas, seed=seed) as fleet,
-        MemoryDatabase() as database,
+        SimulatedDatabase() as database,
         AsyncExitStack() as stack,
     ):
         fleet.kill("dispatcher")

@@ -12,6 +12,7 @@ from typing import Any, cast
 import pytest
 
 from chaos.faults.network import RemotePort
+from chaos.simulated_store import SimulatedDatabase
 from coditect import Agent
 from coditect.aio.network import NetworkPath
 from coditect.aio.supervisor import Supervisor
@@ -38,7 +39,6 @@ from dispatcher.recovery.failover import AtWork, LockHolders, Predecessors
 from dispatcher.shards.completions import Settle
 from dispatcher.shards.in_flight import SILENT_SECONDS, InFlight
 from dispatcher.shards.worker import ShardWorker
-from dispatcher.store.memory import MemoryDatabase
 from tests.support import eventually
 from tests.unit.broker.virtual_time import in_virtual_time
 from tests.unit.dispatcher.liveness.watch import ServerEvictor
@@ -365,7 +365,7 @@ class Counting(ServerEvictor):
 @in_virtual_time
 async def test_former_owner_of_many_shards_is_evicted_once_and_nobody_waits_for_it() -> None:
     evict = Counting()
-    async with Supervisor() as background, MemoryDatabase() as database:
+    async with Supervisor() as background, SimulatedDatabase() as database:
         predecessors = Predecessors(evict, background, database)
         began = asyncio.get_running_loop().time()
         for owner in ("ada", "ada", "bob", "ada"):
@@ -380,7 +380,7 @@ async def test_former_owner_of_many_shards_is_evicted_once_and_nobody_waits_for_
 @in_virtual_time
 async def test_former_owner_that_is_back_is_not_looked_for_again_until_it_is_lost_again() -> None:
     evict = Counting(closes=0)
-    async with Supervisor() as background, MemoryDatabase() as database:
+    async with Supervisor() as background, SimulatedDatabase() as database:
         predecessors = Predecessors(evict, background, database)
         await predecessors.evict("ada")
         await database.run(lambda tr: leases.renew(tr, "ada", 7))

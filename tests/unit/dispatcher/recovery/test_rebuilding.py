@@ -14,6 +14,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from chaos.simulated_store import Disk, SimulatedDatabase
 from chaos.simulated_task_graph import MemoryTaskGraph
 from coditect import Agent, Workflow
 from coditect.broker.memory import MemoryBroker
@@ -37,7 +38,6 @@ from dispatcher.program import Dispatcher
 from dispatcher.recovery import rebuild as rebuilding
 from dispatcher.scheduling import reconciler
 from dispatcher.shards import in_flight
-from dispatcher.store.memory import Disk, MemoryDatabase
 from dispatcher.taskgraph.port import GraphDifference, Job, JobState
 from tests.support import eventually
 from tests.unit.dispatcher.lone_ledger import AGENT, Ledger, wide
@@ -194,7 +194,7 @@ SLOW_SECONDS = 10.0
 @asynccontextmanager
 async def dispatcher(fleet: TestFleet, disk: Disk, graph: MemoryTaskGraph, name: str) -> AsyncIterator[Dispatcher]:
     async with (
-        MemoryDatabase(disk) as database,
+        SimulatedDatabase(disk) as database,
         MemoryBroker(fleet.server, name=name) as broker,
         dispatcher_of(fleet, broker, database, owner=name, graph=graph, evict=fleet.server, shards=1) as running,
     ):
@@ -265,7 +265,7 @@ def test_dispatchers_that_start_at_once_begin_no_incarnation_together() -> None:
 
 
 async def test_numbers_and_fences_are_above_the_floor_of_the_incarnation() -> None:
-    async with MemoryDatabase() as database:
+    async with SimulatedDatabase() as database:
         ledger = await Ledger.open(database, floor=3 * NUMBERS)
         publication = await ledger.start_one()
     assert publication.task.owner is not None

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Collection, Sequence
 
 import pytest
 
+from chaos.simulated_store import SimulatedDatabase
 from chaos.simulated_task_graph import MemoryTaskGraph
 from coditect import Agent, From, Workflow
 from coditect.broker.topology import base_topology, capability_queues
@@ -25,7 +26,6 @@ from dispatcher.program import Dispatcher
 from dispatcher.scheduling import reconciler
 from dispatcher.scheduling.reconciler import Reconciler
 from dispatcher.shards.worker import ShardWorker
-from dispatcher.store.memory import MemoryDatabase
 from dispatcher.taskgraph import projector
 from dispatcher.taskgraph.port import (
     MOST_RESULT_BYTES,
@@ -73,7 +73,7 @@ class Scene:
     """A dispatcher with RQ in memory, and a workflow that waits for a person."""
 
     def __init__(
-        self, dispatcher: Dispatcher, database: MemoryDatabase, graph: Lagging, run: WorkflowRun, client: Client
+        self, dispatcher: Dispatcher, database: SimulatedDatabase, graph: Lagging, run: WorkflowRun, client: Client
     ) -> None:
         self.dispatcher = dispatcher
         self.client = client

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chaos.capacity import BacklogCapacity
+from chaos.simulated_store import SimulatedDatabase
 from chaos.simulated_task_graph import MemoryTaskGraph
 from coditect import Agent, Workflow
 from coditect.aio.supervisor import Supervisor
@@ -36,7 +37,6 @@ from dispatcher.ports import Ports
 from dispatcher.scheduling.scheduler import Bridge, Scheduler
 from dispatcher.shards.completions import Settle
 from dispatcher.shards.ownership import ShardOwnership
-from dispatcher.store.memory import MemoryDatabase
 from dispatcher.taskgraph.port import JobState, Proposal, RequestKind, ToolRequest
 from tests.contract.graph.scene import counted
 from tests.support import eventually
@@ -296,7 +296,7 @@ async def test_shard_that_rq_lost_is_shown_when_the_store_answers_again() -> Non
 class OnlyDatabase:
     """The part of the ports that touches the store."""
 
-    database: MemoryDatabase
+    database: SimulatedDatabase
 
 
 class Forgetful:
@@ -348,7 +348,11 @@ async def lose(fleet: TestFleet, broker: MemoryBroker, worker: Agent, capability
 async def test_capability_without_a_queue_is_probed_by_one_node_and_all_go_on_when_an_agent_comes() -> None:
     worker = Agent("worker", slots=8)
     worker.capability("late.work")(lambda _: None)
-    async with TestFleet([worker]) as fleet, MemoryDatabase() as database, Counting(fleet.server, name="own") as broker:
+    async with (
+        TestFleet([worker]) as fleet,
+        SimulatedDatabase() as database,
+        Counting(fleet.server, name="own") as broker,
+    ):
         fleet.kill("dispatcher")
         async with dispatcher_of(fleet, broker, database, owner="own", graph=MemoryTaskGraph(), shards=1):
             run = await fleet.start(gated(**{f"n{number}": "late.work" for number in range(NODES)}))

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import pytest
 
+from chaos.simulated_store import SimulatedDatabase
 from coditect import Agent, Context, Workflow
 from coditect.agent.owners import BEAT_SECONDS, PROGRESS_PAUSE_SECONDS
 from coditect.aio.clock import Clock
@@ -38,7 +39,6 @@ from dispatcher.shards.in_flight import EARLY_ACK_MS, SILENT_SECONDS, Fate, InFl
 from dispatcher.shards.orphans import ORPHAN_CHECK_SECONDS, OrphanDetector
 from dispatcher.shards.results import ResultsConsumer
 from dispatcher.shards.worker import ShardWorker
-from dispatcher.store.memory import MemoryDatabase
 from tests.unit.broker.virtual_time import in_virtual_time
 from tests.unit.dispatcher.lone_ledger import AGENT, Ledger
 
@@ -398,7 +398,7 @@ class HeartbeatWalk(Walked):
 async def working(*, taken_over: bool = False, **settings: str) -> AsyncIterator[tuple[Ledger, HeartbeatWalk]]:
     """The one node is begun by an agent, and looked after."""
     server = MemoryServer()
-    async with MemoryDatabase() as database, MemoryBroker(server, name="dispatcher") as broker:
+    async with SimulatedDatabase() as database, MemoryBroker(server, name="dispatcher") as broker:
         ledger = await Ledger.open(database)
         walked = HeartbeatWalk(server, broker)
         walked.clock = ledger

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 import pytest
 
+from chaos.simulated_store import SimulatedDatabase
 from chaos.simulated_task_graph import MemoryTaskGraph
 from coditect import Workflow
 from coditect.broker.memory import MemoryBroker, MemoryServer
@@ -36,7 +37,6 @@ from dispatcher.shards.completions import CommandAnswer
 from dispatcher.shards.ownership import ShardOwnership
 from dispatcher.shards.results import ResultsConsumer
 from dispatcher.shards.worker import ShardWorker
-from dispatcher.store.memory import MemoryDatabase
 from dispatcher.store.transaction import Transaction
 from dispatcher.taskgraph.port import Change, Job, Proposal, ToolRequest
 from tests.support import eventually, patient
@@ -53,7 +53,7 @@ def take_over(tr: Transaction, owner: str) -> None:
     assert leases.acquire(tr, shards.lease_name(0), "other") is not None
 
 
-async def is_indexed(database: MemoryDatabase) -> bool:
+async def is_indexed(database: SimulatedDatabase) -> bool:
     return await database.read(lambda tr: tr.get(INDEXED.pack())) == b""
 
 
@@ -119,11 +119,11 @@ class Deaf(MemoryBroker):
 
 @asynccontextmanager
 async def one_shard(
-    kind: type[MemoryBroker] = MemoryBroker, store: MemoryDatabase | None = None
+    kind: type[MemoryBroker] = MemoryBroker, store: SimulatedDatabase | None = None
 ) -> AsyncIterator[tuple[Any, ShardOwnership]]:
     """Yield a dispatcher's broker and its ownership of the only shard."""
     async with (
-        store or MemoryDatabase() as database,
+        store or SimulatedDatabase() as database,
         kind(MemoryServer(), name="dispatcher") as own,
         lone_dispatcher(own, database) as running,
     ):
@@ -182,7 +182,7 @@ class HungGraph(MemoryTaskGraph):
 
 async def test_all_shards_are_opened_together_while_redis_hangs() -> None:
     """One after the other they took two seconds each on a busy machine, and the start failed."""
-    async with MemoryDatabase() as store, Together(MemoryServer(), name="dispatcher") as broker:
+    async with SimulatedDatabase() as store, Together(MemoryServer(), name="dispatcher") as broker:
         broker.all_asked = asyncio.Barrier(4)
         for _ in range(2):  # the second finds a store of which Redis may know
             async with AsyncExitStack() as stack:
@@ -193,7 +193,7 @@ async def test_all_shards_are_opened_together_while_redis_hangs() -> None:
                 assert len(running.ownership.workers) == 4
 
 
-class OfOneProcess(MemoryDatabase):
+class OfOneProcess(SimulatedDatabase):
     """Says that no other process can have it open, as a store in a file does."""
 
     exclusive = True
@@ -216,7 +216,7 @@ async def test_shard_that_another_had_for_a_while_gets_a_new_worker(monkeypatch:
         take_over(tr, owner)
         leases.leave(tr, "other")
 
-    async with MemoryDatabase() as store, one_shard(store=store) as (_, ownership):
+    async with SimulatedDatabase() as store, one_shard(store=store) as (_, ownership):
         await eventually(lambda: is_indexed(store))  # else that is refused, and tells of the loss
         before = ownership.workers[0]
         await store.run(lambda tr: come_and_go(tr, ownership.owner))

@@ -13,6 +13,7 @@ from unittest.mock import patch
 import pytest
 
 import dispatcher.shards.worker as worker_module
+from chaos.simulated_store import SimulatedDatabase
 from coditect import Agent, Context, Workflow
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.port import Broker
@@ -42,7 +43,6 @@ from dispatcher.shards.in_flight import InFlight
 from dispatcher.shards.publishing import ConfirmedPublications, ShardPublisher, send_cancel
 from dispatcher.shards.status_cache import StatusCache
 from dispatcher.store.errors import StoreUnavailable
-from dispatcher.store.memory import MemoryDatabase
 from tests.support import eventually
 from tests.unit.dispatcher.lone_ledger import AGENT, Ledger, completed, failed
 from tests.unit.dispatcher.lone_worker import CAPABILITY, LoneWorker
@@ -257,7 +257,7 @@ async def ended(ledger: Ledger, *, free: bool = True, **changed: Any) -> list[st
     ids=["free", "not free", "in a cluster"],
 )
 async def test_next_node_goes_to_the_agent_that_is_free(follow_on: bool, free: bool, agent: str) -> None:
-    async with MemoryDatabase() as database:
+    async with SimulatedDatabase() as database:
         ledger = await Ledger.open(database, follow_on=follow_on)
         await ledger.start(flow(WORK, WORK))
 

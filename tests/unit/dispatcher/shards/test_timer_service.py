@@ -11,6 +11,7 @@ from typing import Any, TypeVar, cast
 
 import pytest
 
+from chaos.simulated_store import SimulatedDatabase
 from coditect import Agent, Retry, Workflow
 from coditect.aio.clock import Clock, SystemClock
 from coditect.aio.supervisor import Supervisor
@@ -32,7 +33,6 @@ from dispatcher.shards import timers as timer_service
 from dispatcher.shards.completions import Settle
 from dispatcher.shards.timers import LATE_REPORTS_SECONDS, TimerService
 from dispatcher.store.errors import TransactionTimedOut
-from dispatcher.store.memory import MemoryDatabase
 from dispatcher.store.transaction import Reads
 from tests.support import eventually
 from tests.unit.broker.virtual_time import in_virtual_time
@@ -50,7 +50,7 @@ class LoopClock(SystemClock):
         return 1_000_000_000 + round(1000 * asyncio.get_running_loop().time())
 
 
-class Silent(MemoryDatabase):
+class Silent(SimulatedDatabase):
     """Does not answer so many reads."""
 
     silent = 0

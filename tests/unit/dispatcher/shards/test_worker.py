@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from chaos.simulated_store import SimulatedDatabase
 from coditect import Retry, Workflow
 from coditect.aio.clock import SystemClock
 from coditect.aio.supervisor import Supervisor
@@ -48,7 +49,6 @@ from dispatcher.shards.continuations import log as continuations_log
 from dispatcher.shards.results import ResultsConsumer
 from dispatcher.shards.worker import ShardWorker
 from dispatcher.store.errors import StoreFailed, StoreUnavailable
-from dispatcher.store.memory import MemoryDatabase
 from dispatcher.store.transaction import Transaction
 from tests.support import eventually
 from tests.unit.broker.virtual_time import in_virtual_time
@@ -62,7 +62,7 @@ class Strange(Continue):
     """A command that nobody has taught a batch to do."""
 
 
-class Losing(MemoryDatabase):
+class Losing(SimulatedDatabase):
     """Takes so many transactions and refuses all behind them: the shard is another's."""
 
     batches = 1_000_000

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from chaos.simulated_store import SimulatedDatabase
 from coditect import Agent, Retry
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.port import QueueStats
@@ -28,7 +29,6 @@ from coditect.wire.tasks import read_result
 from coditect.workflow.states import TaskState, WorkflowState
 from dispatcher import undeliverable
 from dispatcher.ledger.commands import Finished
-from dispatcher.store.memory import MemoryDatabase
 from dispatcher.undeliverable import Dropped, Notices
 from tests.support import eventually
 from tests.unit.dispatcher.lone_ledger import AGENT, Ledger, claim_of, completed, failed
@@ -53,7 +53,7 @@ class Scene:
     async def dispatcher(self, broker: MemoryBroker | None = None) -> Notices:
         """Another dispatcher, at work when this returns."""
         own = await self.stack.enter_async_context(broker or MemoryBroker(self.server, name="dispatcher"))
-        database = await self.stack.enter_async_context(MemoryDatabase())
+        database = await self.stack.enter_async_context(SimulatedDatabase())
         running = lone_dispatcher(own, database, registry=self.registry)
         return (await self.stack.enter_async_context(running)).notices
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from chaos.simulated_store import SimulatedDatabase
 from coditect import Agent, Retry, Workflow
 from coditect.agent.quarantine import killed_its_process
 from coditect.errors import InvalidTask
@@ -27,7 +28,6 @@ from dispatcher.ledger.nodes import advance
 from dispatcher.ledger.nodes.attempts import ATTEMPT_TIMEOUT, DELIVERY_LOST, DIED, FREE_LOSSES, UNREADABLE
 from dispatcher.ledger.nodes.inputs import FAILURE
 from dispatcher.ledger.workflows import queries, remove
-from dispatcher.store.memory import MemoryDatabase
 from tests.unit.dispatcher.lone_ledger import AGENT, Ledger, claim_of, completed, failed, one_map, tasks, wide
 from tests.unit.dispatcher.planes import MortalFleet
 
@@ -528,7 +528,7 @@ PLACE = NodeKey("w", "one")
 
 @pytest.fixture
 async def claimed() -> AsyncIterator[Ledger]:
-    async with MemoryDatabase() as database:
+    async with SimulatedDatabase() as database:
         claimed = await Ledger.open(database)
         await claimed.start_one(retry=Retry(max_attempts=2))
         await claimed.batch(Claimed(PLACE, 1, AGENT))

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from chaos.simulated_store import SimulatedDatabase
 from coditect import Workflow
 from coditect.errors import InputError, NotFound, Retryable, VersionConflict
 from coditect.model.result import Outcome
@@ -24,7 +25,6 @@ from dispatcher.ledger.effects import Publication
 from dispatcher.ledger.keyspace import AGAIN, COMPENSATE
 from dispatcher.ledger.nodes.advance import MAX_DEPENDENTS
 from dispatcher.ledger.workflows.checkpoints import positions, requests
-from dispatcher.store.memory import MemoryDatabase
 from tests.unit.dispatcher.ledger.workflows.restored import Played, is_over, plan, restore
 from tests.unit.dispatcher.ledger.workflows.test_redrive import check_tallies
 from tests.unit.dispatcher.lone_ledger import Ledger, completed, failed, few_steps, some_graph, tasks
@@ -530,7 +530,7 @@ async def finish(ledger: Ledger, one: Publication, act: Agents) -> None:
 async def drawn(seed: int, steps: int, definition: Definition, *, goes_on: bool, fail: float) -> tuple[Ledger, Agents]:
     random = Random(seed)
     act = Agents(random, fail=fail)
-    ledger = await Ledger.open(await MemoryDatabase().__aenter__())
+    ledger = await Ledger.open(await SimulatedDatabase().__aenter__())
     with pytest.MonkeyPatch.context() as patched:
         few_steps(patched, steps)
         await ledger.start(definition)

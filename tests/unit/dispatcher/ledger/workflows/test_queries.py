@@ -9,6 +9,7 @@ from uuid import UUID
 import pytest
 from hypothesis import given, settings
 
+from chaos.simulated_store import SimulatedDatabase
 from coditect import From, Workflow
 from coditect.errors import InputError, NotFound
 from coditect.wire.control import Verb
@@ -22,7 +23,6 @@ from dispatcher.ledger.handlers import requests
 from dispatcher.ledger.keyspace import INDEXED, LABELED, RUNS, STATES, WORKFLOWS
 from dispatcher.ledger.rows import RunRecord, WorkflowRecord
 from dispatcher.ledger.workflows import queries, remove
-from dispatcher.store.memory import MemoryDatabase
 from dispatcher.store.transaction import Reads, Transaction
 from tests.unit.dispatcher.lone_ledger import Ledger, completed, failed, one_node, wide
 from tests.unit.workflow.graphs import definitions
@@ -47,7 +47,7 @@ def without_input(node: Node) -> Node:
 @given(definitions())
 @settings(max_examples=30, deadline=None)
 async def test_the_graph_of_a_run_is_that_of_its_definition_but_for_the_inputs(definition: Definition) -> None:
-    async with MemoryDatabase() as database:
+    async with SimulatedDatabase() as database:
         ledger = await Ledger.open(database)
         await ledger.start(definition)
 
@@ -75,7 +75,7 @@ async def ended(nodes: int, value: Any, *, first: bool = False, last: bool = Fal
     wide = [flow.task("a.wide", after=roots, name=f"n{number:04}") for number in range(nodes)]
     if last:
         flow.task("a.last", after=wide, name="o")
-    async with MemoryDatabase() as database:
+    async with SimulatedDatabase() as database:
         ledger = await Ledger.open(database)
         await ledger.start(flow)
         while ledger.published:

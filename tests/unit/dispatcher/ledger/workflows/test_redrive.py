@@ -12,6 +12,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from chaos.simulated_store import SimulatedDatabase
 from coditect import Workflow
 from coditect.errors import InputError
 from coditect.wire.control import Verb
@@ -28,7 +29,6 @@ from dispatcher.ledger.nodes.inputs import FAILURE, INPUT
 from dispatcher.ledger.values import LARGEST_BYTES
 from dispatcher.ledger.workflows import queries, redrive_steps, status
 from dispatcher.ledger.workflows.redrive_steps import REDRIVABLE
-from dispatcher.store.memory import MemoryDatabase
 from tests.unit.dispatcher.ledger.workflows.restored import Played
 from tests.unit.dispatcher.lone_ledger import Ledger, completed, failed, few_steps, one_map, some_graph, tasks
 
@@ -439,7 +439,7 @@ async def some_step(ledger: Ledger, random: Random, *, pauses: bool) -> None:
 async def test_whoever_waits_has_counted_what_has_ended(seed: int, steps: int, goes_on: bool, pauses: bool) -> None:
     random = Random(seed)
     definition = some_graph(random)
-    async with MemoryDatabase() as database:
+    async with SimulatedDatabase() as database:
         ledger = await Ledger.open(database)
         with pytest.MonkeyPatch.context() as patched:
             few_steps(patched, steps)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from chaos.simulated_store import SimulatedDatabase
 from coditect.errors import InputError, InvalidWorkflow, Retryable
 from coditect.model.result import Outcome
 from coditect.model.retry import Retry
@@ -23,7 +24,6 @@ from dispatcher.ledger.effects import Publication
 from dispatcher.ledger.keyspace import CHILDREN, CONTINUATIONS, LIVE, RUNS, STATUSES, TIMERS
 from dispatcher.ledger.rows import NodeRecord, RunRecord
 from dispatcher.ledger.workflows import queries
-from dispatcher.store.memory import MemoryDatabase
 from tests.unit.dispatcher.ledger.workflows.restored import Player, children, is_over, plan, press, restore, shop
 from tests.unit.dispatcher.lone_ledger import Ledger, completed, failed, tasks
 
@@ -245,7 +245,7 @@ async def test_a_child_that_begins_after_an_upgrade_has_the_definition_that_came
         flow.task(f"sell_of_{version}", name="sold", after=["book"])
         return flow.definition()
 
-    async with MemoryDatabase() as database:
+    async with SimulatedDatabase() as database:
         before = await Ledger.open(database)
         await before.start(shop_of(1), workflow="old")
 
@@ -498,7 +498,7 @@ async def check(ledger: Ledger, undone_alone: set[str]) -> None:
 @given(st.integers(0, 2**32))
 async def test_no_parent_ends_before_its_children_whatever_is_asked_of_any_of_them(seed: int) -> None:
     random = Random(seed)
-    async with MemoryDatabase() as database:
+    async with SimulatedDatabase() as database:
         ledger = await Ledger.open(database)
         ledger.goes_on = random.random() < 0.5
         ledger.defer_dependents = random.random() < 0.3

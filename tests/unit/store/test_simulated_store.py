@@ -1,4 +1,4 @@
-"""Keys, limits of transactions, and the faults and conflicts of the in-memory store."""
+"""Keys, limits of transactions, and the faults and conflicts of the simulated store."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chaos.simulated_store import MAX_REMEMBERED_COMMITS, Disk, Faults, SimulatedDatabase, View
 from dispatcher.store import errors
 from dispatcher.store.errors import TransactionTooLarge, TransactionTooOld
 from dispatcher.store.fdb import load_binding
 from dispatcher.store.keys import Element, Space
 from dispatcher.store.limits import KEY_BYTES, TRANSACTION_BYTES, TRANSACTION_SECONDS
-from dispatcher.store.memory import MAX_REMEMBERED_COMMITS, Disk, Faults, MemoryDatabase, View
 from dispatcher.store.overlay import Overlay
 from dispatcher.store.retry import EarlierTries, repeated
 from dispatcher.store.transaction import Transaction, call, read_counter
@@ -26,7 +26,7 @@ from tests.unit.broker.virtual_time import in_virtual_time
 
 async def count_after(faults: Faults, *, seed: int = 3) -> tuple[int, int]:
     """Adds 50 times without a natural key; the sum, and how often it was begun again."""
-    async with MemoryDatabase(faults=faults, seed=seed) as database:
+    async with SimulatedDatabase(faults=faults, seed=seed) as database:
         for _ in range(50):
             await database.run(lambda tr: tr.add(b"count", 1))
         return read_counter(database.disk.values.get(b"count")), database.repeated
@@ -109,7 +109,7 @@ def test_each_of_many_reads_conflicts_and_a_snapshot_read_never() -> None:
 
 
 async def test_two_counters_at_once_never_conflict() -> None:
-    async with MemoryDatabase() as database:
+    async with SimulatedDatabase() as database:
         await asyncio.gather(*(database.run(lambda tr: tr.add(b"count", 1)) for _ in range(20)))
 
         assert (database.repeated, read_counter(database.disk.values[b"count"])) == (0, 20)
@@ -127,7 +127,7 @@ def test_a_transaction_from_before_what_is_remembered_is_too_old() -> None:
 
 @in_virtual_time
 async def test_a_slow_way_to_the_commit_makes_a_transaction_too_old() -> None:
-    async with MemoryDatabase(faults=Faults(latency_seconds=(6.0, 6.0)), run_seconds=60.0) as database:
+    async with SimulatedDatabase(faults=Faults(latency_seconds=(6.0, 6.0)), run_seconds=60.0) as database:
         with pytest.raises(errors.TransactionTimedOut) as late:
             await database.run(lambda tr: tr.set(b"a", b""))
 
@@ -138,7 +138,7 @@ async def test_a_slow_way_to_the_commit_makes_a_transaction_too_old() -> None:
 @in_virtual_time
 async def test_a_crash_answers_what_is_in_flight_and_keeps_what_is_committed() -> None:
     disk = Disk()
-    async with MemoryDatabase(disk, faults=Faults(latency_seconds=(1.0, 1.0))) as database:
+    async with SimulatedDatabase(disk, faults=Faults(latency_seconds=(1.0, 1.0))) as database:
         on_its_way_back = asyncio.create_task(database.run(lambda tr: tr.set(b"back", b"")))
         await asyncio.sleep(2.0 - 0.5)
         on_its_way_there = asyncio.create_task(database.run(lambda tr: tr.set(b"there", b"")))
@@ -149,12 +149,12 @@ async def test_a_crash_answers_what_is_in_flight_and_keeps_what_is_committed() -
             with pytest.raises(errors.StoreUnavailable):
                 await call
 
-    async with MemoryDatabase(disk) as reopened:
+    async with SimulatedDatabase(disk) as reopened:
         assert await reopened.read(lambda tr: [key for key, _ in tr.get_range(b"", b"\xff")]) == [b"back"]
 
 
 async def test_a_store_that_failed_says_so_to_the_program_and_to_every_call() -> None:
-    async with MemoryDatabase() as database:
+    async with SimulatedDatabase() as database:
         database.fail(errors.StoreFailed("The disk is full"))
 
         assert isinstance(await database.failure(), errors.StoreFailed)
