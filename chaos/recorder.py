@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from itertools import count
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 from chaos.history import COMMIT, Note, Type
 from coditect.broker.port import Broker, Consumer, Delivery, OnDelivery
@@ -147,9 +147,8 @@ class RecordedDatabase:
         def noted(tr: Transaction) -> Result:
             nonlocal wrote
             rows = Rows()
-            tr.watch(rows.written)
             version = tr.get_read_version()
-            result = body(tr)
+            result = body(cast(Transaction, _RecordedTransaction(tr, rows.written)))
             told = rows.told(version)
             if wrote := bool(told):
                 tries.append(str(next(self._numbers)))
@@ -186,6 +185,24 @@ class RecordedDatabase:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._database, name)
+
+
+class _RecordedTransaction:
+    """A wrapper of a `Transaction` that calls a function with each key and value that is set."""
+
+    __slots__ = ("_transaction", "_written")
+
+    def __init__(self, transaction: Transaction, written: Callable[[bytes, bytes], None]) -> None:
+        self._transaction = transaction
+        self._written = written
+
+    def set(self, key: bytes, value: bytes) -> None:
+        """Write a key and its value as `Transaction.set` does, and record them."""
+        self._transaction.set(key, value)
+        self._written(key, value)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transaction, name)
 
 
 class RecordedBroker:

@@ -9,7 +9,7 @@ import struct
 import time
 from collections.abc import Callable, Iterable, Sequence
 from types import CoroutineType, GeneratorType
-from typing import Any, Protocol, TypeVar, cast
+from typing import Protocol, TypeVar
 
 from dispatcher.store.errors import (
     InvertedRange,
@@ -275,30 +275,9 @@ class Transaction:
                 limit_bytes=TRANSACTION_BYTES,
             )
 
-    def watch(self, written: Callable[[bytes, bytes], None]) -> None:
-        """Call `written` with each key and value that the transaction sets from now on; for tests and histories."""
-        self._backing = cast(Backing, _Watched(self._backing, written))
-
     def close(self) -> None:
         """Make every further read or write of the transaction raise RuntimeError, because its function has ended."""
         self._backing = _ENDED
-
-
-class _Watched:
-    """A wrapper of a transaction's `Backing` that calls a function with each key and value that is set."""
-
-    __slots__ = ("_backing", "_written")
-
-    def __init__(self, backing: Backing, written: Callable[[bytes, bytes], None]) -> None:
-        self._backing = backing
-        self._written = written
-
-    def set(self, key: bytes, value: bytes) -> None:
-        self._backing.set(key, value)
-        self._written(key, value)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._backing, name)
 
 
 def call(body: Callable[[Transaction], Result], transaction: Transaction) -> Result:
