@@ -16,9 +16,6 @@ an entry of the audit trail, a counter of   `CODITECT_KEEP_AUDIT_DAYS` after it 
 what finished without a person
 ==========================================  ==============================================================
 
-In a store that is older than the index of workflows by state the retention builds that first, a thousand workflows at a
-time.
-
 Everything is done in pages, each its own transaction, which commits only while the lease is held; between two pages
 other transactions run. RQ's jobs go first: while Redis does not answer, no workflow is removed whose jobs would stay.
 """
@@ -94,8 +91,6 @@ class Retention:
             return False
         if lease is None:
             return False
-        while await self._run(lease, remove.index):
-            pass
         now_ms = self._ports.clock.now_ms()
         await self._keys(lease, now_ms)
         await self._forget_jobs(lease, _before(now_ms, SHOWN_MS), failed=False)

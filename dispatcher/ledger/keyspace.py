@@ -25,7 +25,6 @@ milliseconds since the epoch; a *level* is 0 to 2, the urgent first. Values carr
     ├── "ended"       (shard, finished_ms, workflow)                      → nothing; from then on
     ├── "expiry"      (shard, expires_ms, workflow)                       → nothing; of one with its own retention
     ├── "state"       (state, workflow)                                   → nothing; ids begin with the time
-    ├── "indexed"     ()                                                  → how far "state" is built; empty when whole
     ├── "labeled"     (label, value, workflow)                            → nothing; ids begin with the time
     ├── "shown"       (shard, which)                                      → finished_ms, workflow: RQ has no workflow
     │                                                                       that ended before; which: all, failed;
@@ -129,7 +128,6 @@ LIVE = ROOT["live"]
 ENDED = ROOT["ended"]
 EXPIRIES = ROOT["expiry"]
 STATES = ROOT["state"]
-INDEXED = ROOT["indexed"]
 LABELED = ROOT["labeled"]
 SHOWN = ROOT["shown"]
 UPLOADS = ROOT["upload"]

@@ -22,7 +22,7 @@ from coditect.workflow import fields
 from coditect.workflow.states import WorkflowState
 from dispatcher.ledger import answers, versions
 from dispatcher.ledger.commands import Asked
-from dispatcher.ledger.keyspace import INDEXED, LABELED, RUNS, STATES, WORKFLOWS
+from dispatcher.ledger.keyspace import LABELED, RUNS, STATES, WORKFLOWS
 from dispatcher.ledger.rows import RunRecord, WorkflowRecord
 from dispatcher.ledger.unit_of_work import UnitOfWork
 from dispatcher.ledger.workflows import control, queries, redrive, signals, submit
@@ -134,7 +134,7 @@ def list_workflows(tr: Reads, body: Body) -> dict[str, Any]:
     )
     state = WorkflowState(body["state"]) if body.get("state") else None
     labels = fields.labels(body.get("labels") or {})
-    space, decides = _index(tr, state, labels)
+    space, decides = _index(state, labels)
     row_limit = limit if decides and not name else MAX_PAGE
     begin, end = _between(space, body)
     rows = tr.get_range(begin, min(end, space.pack((after,))) if after else end, limit=row_limit, reverse=True)
@@ -155,16 +155,12 @@ def list_workflows(tr: Reads, body: Body) -> dict[str, Any]:
     return {"workflows": page, "next": looked[-1] if len(rows) == row_limit else None}
 
 
-def _index(tr: Reads, state: WorkflowState | None, labels: dict[str, str]) -> tuple[Space, bool]:
+def _index(state: WorkflowState | None, labels: dict[str, str]) -> tuple[Space, bool]:
     """Return the index of workflows to search, and whether all workflows in it have the wanted labels and state."""
     if labels:
         label, value = min(labels.items())
         return LABELED[label][value], len(labels) == 1 and state is None
-    if state is None:
-        return RUNS, True
-    if tr.get(INDEXED.pack()) == b"":
-        return STATES[state.value], True
-    return RUNS, False  # the index of a store that was made before it is being built
+    return (RUNS if state is None else STATES[state.value]), True
 
 
 def _between(space: Space, body: Body) -> KeyRange:

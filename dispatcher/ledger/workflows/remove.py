@@ -25,7 +25,6 @@ from dispatcher.ledger.keyspace import (
     ENDED,
     EXPIRIES,
     HANDOFFS,
-    INDEXED,
     KEY_EXPIRIES,
     LABELED,
     NODES,
@@ -158,20 +157,6 @@ def condemn(tr: Transaction, workflow: str, *, before_ms: int) -> bool:
     for _, child in tr.get_range(*CHILDREN.range((workflow,))):
         condemn(tr, child.decode(), before_ms=before_ms)
     return True
-
-
-def index(tr: Transaction, *, limit: int = MAX_REMOVED_ROWS) -> bool:
-    """Add the next page of workflows to the index by state, in a store older than the index; return if more follow."""
-    cursor = tr.get(INDEXED.pack())
-    if cursor == b"":
-        return False
-    begin, end = RUNS.range()
-    rows = tr.get_range(cursor or begin, end, limit=limit)
-    for key, row in rows:
-        tr.set(STATES.pack((RunRecord.unpack(row).state.value, RUNS.unpack(key)[0])), b"")
-    more = len(rows) == limit
-    tr.set(INDEXED.pack(), rows[-1][0] + b"\0" if more else b"")
-    return more
 
 
 def unfinished(tr: Reads, before_ms: int, *, after: str = "", limit: int = MAX_REMOVED_ROWS) -> tuple[list[str], str]:

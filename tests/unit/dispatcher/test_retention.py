@@ -41,7 +41,7 @@ from tests.unit.dispatcher.ledger.workflows.restored import children, restore, s
 from tests.unit.dispatcher.lone_ledger import Ledger, completed, failed, fan, one_node, tasks
 from tests.unit.layers.scene import Opened
 
-KEPT = {"shards", "beat", "lease", "published", "key", "key_expiry", "indexed", "shown", "autonomy"}
+KEPT = {"shards", "beat", "lease", "published", "key", "key_expiry", "shown", "autonomy"}
 """What is there without any workflow."""
 
 

@@ -28,10 +28,11 @@ from coditect.wire.control import Started, Verb, request, started_message
 from dispatcher.ledger import outbox
 from dispatcher.ledger.commands import Claimed, Finished
 from dispatcher.ledger.effects import NodeKey, Publication
-from dispatcher.ledger.keyspace import INDEXED
+from dispatcher.ledger.keyspace import LEASES, MARKERS
 from dispatcher.ledger.ownership import leases, shards
 from dispatcher.ledger.ownership.policy import Policy
 from dispatcher.ledger.ownership.shards import shard_of
+from dispatcher.retention import SWEEP_LEASE
 from dispatcher.shards import worker as worker_module
 from dispatcher.shards.completions import CommandAnswer
 from dispatcher.shards.ownership import ShardOwnership
@@ -53,8 +54,10 @@ def take_over(tr: Transaction, owner: str) -> None:
     assert leases.acquire(tr, shards.lease_name(0), "other") is not None
 
 
-async def is_indexed(database: SimulatedDatabase) -> bool:
-    return await database.read(lambda tr: tr.get(INDEXED.pack())) == b""
+async def is_settled(database: SimulatedDatabase) -> bool:
+    """Tell whether the shard and the retention have written what they write at their start."""
+    keys = [MARKERS.pack((0,)), LEASES.pack(SWEEP_LEASE)]
+    return None not in await database.read(lambda tr: tr.get_many(keys))
 
 
 async def test_late_commit_is_refused_counted_and_said(
@@ -66,7 +69,7 @@ async def test_late_commit_is_refused_counted_and_said(
     ownership, database = (await made.dispatcher(shards=1)).ownership, made.database
     run = await (await made.client()).start(flow)
     mine = await made.broker("somebody")
-    await eventually(lambda: is_indexed(database))  # else the retention writes that beside us
+    await eventually(lambda: is_settled(database))
     await database.run(lambda tr: take_over(tr, ownership.owner))
     before = await database.read(lambda tr: tr.get_range(b"", b"\xff"))
 
@@ -217,7 +220,7 @@ async def test_shard_that_another_had_for_a_while_gets_a_new_worker(monkeypatch:
         leases.leave(tr, "other")
 
     async with SimulatedDatabase() as store, one_shard(store=store) as (_, ownership):
-        await eventually(lambda: is_indexed(store))  # else that is refused, and tells of the loss
+        await eventually(lambda: is_settled(store))  # else a commit is refused, and tells of the loss
         before = ownership.workers[0]
         await store.run(lambda tr: come_and_go(tr, ownership.owner))
 

@@ -20,9 +20,9 @@ from coditect.workflow.render import draw_text
 from coditect.workflow.rows import NodeRow
 from coditect.workflow.states import WorkflowState
 from dispatcher.ledger.handlers import requests
-from dispatcher.ledger.keyspace import INDEXED, LABELED, RUNS, STATES, WORKFLOWS
+from dispatcher.ledger.keyspace import LABELED, RUNS, STATES, WORKFLOWS
 from dispatcher.ledger.rows import RunRecord, WorkflowRecord
-from dispatcher.ledger.workflows import queries, remove
+from dispatcher.ledger.workflows import queries
 from dispatcher.store.transaction import Reads, Transaction
 from tests.unit.dispatcher.lone_ledger import Ledger, completed, failed, one_node, wide
 from tests.unit.workflow.graphs import definitions
@@ -143,7 +143,6 @@ async def test_workflows_in_a_state_are_listed_by_an_index_that_follows_every_ch
     ids = [f"w{number:02}" for number in range(30)]
     for workflow in ids:
         await ledger.start(one_node(), workflow=workflow)
-    await ledger.database.run(remove.index)
     expected = dict.fromkeys(ids, "running")
     for number, publication in enumerate(list(ledger.published)):
         workflow = publication.node_key.workflow
@@ -182,23 +181,6 @@ async def test_workflows_are_listed_by_name_and_by_the_time_in_their_ids(ledger:
     assert await listed(name="none") == []
 
 
-async def test_an_older_store_is_searched_until_it_is_indexed(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(requests, "MAX_PAGE", 7)
-    for number in range(30):
-        await ledger.start(one_node(), workflow=f"w{number:02}")
-    for publication in ledger.published[::10]:
-        await ledger.batch(ledger.finished(publication, completed(1)))
-    whole = await index_of(ledger)
-    await ledger.database.run(lambda tr: tr.clear_range(*STATES.range()))
-    before = [one["workflow"] for one in await every_page(ledger, state="completed", limit=2)]
-    while await ledger.database.run(lambda tr: remove.index(tr, limit=4)):
-        await ledger.read(requests.list_workflows, state="completed")
-    after = [one["workflow"] for one in await every_page(ledger, state="completed", limit=2)]
-
-    assert before == after == ["w20", "w10", "w00"]
-    assert await index_of(ledger) == whole
-
-
 @pytest.mark.once
 @pytest.mark.parametrize(("asked", "steps"), [({"state": "completed"}, 1), ({"labels": {"team": "x"}}, 0)])
 async def test_no_more_is_read_than_is_asked_for(ledger: Ledger, asked: dict[str, Any], steps: int) -> None:
@@ -210,7 +192,6 @@ async def test_no_more_is_read_than_is_asked_for(ledger: Ledger, asked: dict[str
             tr.set(RUNS.pack((f"w{number:04}",)), run)
             tr.set(STATES.pack(("completed", f"w{number:04}")), b"")
             tr.set(LABELED.pack(("team", "x", f"w{number:04}")), b"")
-        tr.set(INDEXED.pack(), b"")
 
     await ledger.database.run(many)
     read: list[int] = []
