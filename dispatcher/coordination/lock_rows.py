@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from itertools import islice
 from typing import Any
 
@@ -51,22 +51,7 @@ class Ticket:
 
     def pack(self) -> bytes:
         """Encode the lock request (ticket) as its row in the store, without its id."""
-        fields = [
-            self.agent,
-            self.task,
-            self.owner,
-            self.mode,
-            self.resources,
-            self.ttl_ms,
-            self.reply_to,
-            self.number,
-            self.fence,
-            self.begun_ms,
-            self.expires_ms,
-        ]
-        if self.reason or self.metadata:
-            return versions.LOCK.pack_as(2, [*fields, self.reason, self.metadata])
-        return versions.LOCK.pack(fields)
+        return versions.LOCK.pack(astuple(self)[1:])
 
 
 @dataclass(frozen=True, slots=True)

@@ -437,7 +437,6 @@ def _cursor(after: str) -> tuple[str, int]:
 
 
 def _shown(resource: str, ticket: rows.Ticket) -> dict[str, Any]:
-    purpose = {"reason": ticket.reason, "metadata": ticket.metadata} if ticket.reason or ticket.metadata else {}
     return {
         "resource": resource,
         "state": "held" if ticket.fence else "waiting",
@@ -448,7 +447,8 @@ def _shown(resource: str, ticket: rows.Ticket) -> dict[str, Any]:
         "begun_ms": ticket.begun_ms,
         "expires_ms": ticket.expires_ms,
         "ticket": ticket.id,
-        **purpose,  # clients of earlier versions know neither
+        "reason": ticket.reason,
+        "metadata": ticket.metadata,
     }
 
 

@@ -221,7 +221,7 @@ def _unpack(name: str, row: bytes) -> Schedule:
 
 def _write(tr: Transaction, schedule: Schedule) -> None:
     """Write a schedule, in place of an earlier one of its name."""
-    tr.set(SCHEDULES.pack((schedule.schedule,)), versions.SCHEDULE.pack_as(2, astuple(schedule)[1:]))
+    tr.set(SCHEDULES.pack((schedule.schedule,)), versions.SCHEDULE.pack(astuple(schedule)[1:]))
 
 
 def _remove(tr: Transaction, name: str) -> None:

@@ -127,11 +127,7 @@ def packed_thread(thread: ThreadRecord) -> bytes:
     Raises:
         InvalidTask: when the metadata are nested too deep.
     """
-    fields = astuple(thread)[1:]
-    if thread.ticket or thread.metadata:
-        versions.THREAD.pack_checked(fields)
-        return versions.THREAD.pack_as(2, fields)
-    return versions.THREAD.pack(fields[:-2])
+    return versions.THREAD.pack_checked(astuple(thread)[1:])
 
 
 def said(tr: Reads, thread: str, message: str) -> int | None:

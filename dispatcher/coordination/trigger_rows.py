@@ -31,7 +31,7 @@ def read(tr: Reads, name: str) -> Trigger | None:
 
 def write(tr: Transaction, trigger: Trigger) -> None:
     """Write a trigger, in place of an earlier one of its name."""
-    tr.set(TRIGGERS.pack((trigger.trigger,)), versions.TRIGGER.pack_as(2, astuple(trigger)[1:]))
+    tr.set(TRIGGERS.pack((trigger.trigger,)), versions.TRIGGER.pack(astuple(trigger)[1:]))
 
 
 def remove(tr: Transaction, name: str) -> None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from coditect.workflow.definition import Node
 from coditect.workflow.documents.document import known_node
@@ -67,20 +66,6 @@ def find_all(tr: Reads, node_keys: Sequence[NodeKey]) -> Iterator[bytes | None]:
     rows = tr.get_many([NODES.pack((node_key.workflow, node_key.node)) for node_key in node_keys])
     for node_key, row in zip(node_keys, rows, strict=True):
         yield row if row != b"" else values.get(tr, values.ValueKey(node_key.workflow, node_key.node, DEFINITION_VALUE))
-
-
-def pack(document: Mapping[str, Any]) -> bytes:
-    """Encode a node's definition as a row that a dispatcher without support for the node's features refuses to read.
-
-    That is a node that runs a workflow or has a delay, a gate, which they would take for a plain approval, and a join
-    that cancels the rest, or begins with fewer.
-    """
-    if "rest" in document or "least" in document:
-        return versions.NODE_DOCUMENT.pack_as(4, document)
-    if "artifacts" in document:
-        return versions.NODE_DOCUMENT.pack_as(3, document)
-    is_newer = "workflow" in document or "delay" in document
-    return versions.NODE_DOCUMENT.pack_as(2, document) if is_newer else versions.NODE_DOCUMENT.pack(document)
 
 
 def known(node_key: NodeKey, row: bytes) -> Node:

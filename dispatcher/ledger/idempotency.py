@@ -108,16 +108,14 @@ def _forget(tr: Transaction, key: str) -> None:
 
 
 def _write(tr: Transaction, key: str, workflow: str, expires_ms: int, fingerprint: str) -> None:
-    fields = (workflow, expires_ms)
-    row = versions.KEY.pack_as(2, (*fields, fingerprint)) if fingerprint else versions.KEY.pack(fields)
-    tr.set(_key(key), row)
+    tr.set(_key(key), versions.KEY.pack((workflow, expires_ms, fingerprint)))
     tr.set(KEY_EXPIRIES.pack((expires_ms, key)), b"")
 
 
 def _unpack(row: bytes) -> tuple[str, int, str]:
-    """Return the workflow that a key's row names, the instant when the key expires, and the fingerprint if any."""
-    workflow, expires_ms, *more = versions.KEY.unpack(row)
-    return str(workflow), int(expires_ms), str(more[0]) if more else ""
+    """Return the workflow that a key's row names, when the key expires, and the fingerprint, empty for none."""
+    workflow, expires_ms, fingerprint = versions.KEY.unpack(row)
+    return str(workflow), int(expires_ms), str(fingerprint)
 
 
 def _key(key: str) -> bytes:

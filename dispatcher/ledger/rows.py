@@ -7,7 +7,7 @@ one transaction, changed in place by the handlers and written back by the unit o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import Any
 
 from coditect.workflow.states import Tally, TaskState, WorkflowState
@@ -72,19 +72,14 @@ class WorkflowRecord:
     def pack(self) -> bytes:
         """Encode the workflow record as its row in the store."""
         fields = [self.shard, self.name, self.description, self.key, self.count, self.accepted_ms]
-        if (parent := self.parent) is not None:
-            named = [parent.workflow, parent.node, parent.root, parent.depth]
-            return WORKFLOW_HEAD.pack_as(3, [*fields, self.labels, self.keep_ms, named])
-        if self.labels or self.keep_ms is not None:
-            return WORKFLOW_HEAD.pack_as(2, [*fields, self.labels, self.keep_ms])
-        return WORKFLOW_HEAD.pack(fields)
+        parent = self.parent and astuple(self.parent)
+        return WORKFLOW_HEAD.pack([*fields, self.labels, self.keep_ms, parent])
 
     @classmethod
     def unpack(cls, row: bytes) -> WorkflowRecord:
         """Decode a row of the store to a workflow record."""
         fields = WORKFLOW_HEAD.unpack(row)
-        if isinstance(fields[-1], list):
-            fields[-1] = ParentNode(*fields[-1])
+        fields[-1] = fields[-1] and ParentNode(*fields[-1])
         return cls(*fields)
 
 
@@ -147,20 +142,9 @@ class RunRecord:
         counts = {state: count for state, count in self.counts.items() if count}
         lasts = {state: count for state, count in self.lasts.items() if count}
         fields = [self.state.value, counts, lasts, self.open, self.canceling, self.reason, self.finished_ms, self.todo]
-        compensation = [self.redriving, self.to_compensate, self.ended, self.keeps]
-        if self.by_hand:
-            later_fields = [self.checkpoint_ms, self.restoring, self.children, self.trace, self.by_hand]
-            return RUN.pack_as(6, [*fields, *compensation, *later_fields])
-        if self.trace:
-            later_fields = [self.checkpoint_ms, self.restoring, self.children, self.trace]
-            return RUN.pack_as(5, [*fields, *compensation, *later_fields])
-        if self.children:
-            return RUN.pack_as(4, [*fields, *compensation, self.checkpoint_ms, self.restoring, self.children])
-        if self.checkpoint_ms or self.restoring is not None:
-            return RUN.pack_as(3, [*fields, *compensation, self.checkpoint_ms, self.restoring])
-        if self.to_compensate or self.ended is not None or self.keeps:
-            return RUN.pack_as(2, [*fields, *compensation])
-        return RUN.pack([*fields, True] if self.redriving else fields)
+        later: list[Any] = [self.redriving, self.to_compensate, self.ended, self.keeps, self.checkpoint_ms]
+        later += [self.restoring, self.children, self.trace, self.by_hand]
+        return RUN.pack([*fields, *later] if any(later) else fields)
 
     @classmethod
     def unpack(cls, row: bytes) -> RunRecord:
@@ -236,13 +220,8 @@ class NodeRecord:
             self.deadline_ms,
             self.heartbeat_ms,
         ]
-        if self.doubted or self.losses:
-            later_fields = [self.by_hand, self.capability, self.handoffs, self.doubted, self.losses]
-            return STATUS.pack_as(4, [*fields, *later_fields])
-        if self.handoffs:
-            return STATUS.pack_as(3, [*fields, self.by_hand, self.capability, self.handoffs])
-        if self.by_hand:
-            return STATUS.pack_as(2, [*fields, True])
+        if self.by_hand or self.handoffs or self.doubted or self.losses:  # few nodes have any of these
+            fields += [self.by_hand, self.capability, self.handoffs, self.doubted, self.losses]
         while not fields[-1]:
             fields.pop()
         return STATUS.pack(fields)

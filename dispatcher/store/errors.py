@@ -19,7 +19,7 @@ r"""The errors of the store, ordered by what the caller can do, with FoundationD
     │       ├── KeyOutsideRange       2004  a key from ``\xff`` on
     │       └── InvertedRange         2005  the begin is behind the end
     ├── SetupError
-    │   └── StoreMisconfigured        no library, no cluster file, not a store, a newer schema
+    │   └── StoreMisconfigured        no library, no cluster file, not a store, one of another version
     └── StoreFailed                   disk full, I/O error, damaged file: end the process
 """
 

@@ -13,10 +13,14 @@ from dataclasses import dataclass
 
 from dispatcher.ledger import versions
 from dispatcher.ledger.keyspace import MARKERS, STORE
+from dispatcher.store.errors import StoreMisconfigured
 from dispatcher.store.transaction import Reads, Transaction
 
+OTHER_FORM_FIX = "start with a new store: name another by --store or CODITECT_STORE_URL, or move this one away"
 NUMBERS = 1_000_000_000
 """The count of numbers that one incarnation can give; JSON keeps nine million incarnations exact."""
+FORM = 1
+"""The form of all rows of a store. A store of another form has to be made anew: nothing reads both."""
 HOUR_MS = 3_600_000
 HOURS_FROM_MS = 1_767_225_600_000
 """The instant from which a restore counts hours: the beginning of 2026, in milliseconds since the epoch."""
@@ -39,9 +43,18 @@ class Incarnation:
 
 
 def current(tr: Reads) -> Incarnation | None:
-    """Return the latest incarnation that the store has recorded; None in a new store."""
+    """Return the latest incarnation that the store has recorded; None in a new store.
+
+    Raises:
+        StoreMisconfigured: when the store's rows have another form than those of this version.
+    """
     row = tr.get(STORE.pack())
-    return None if row is None else Incarnation(*versions.STORE.unpack(row))
+    if row is None:
+        return None
+    store, number, *form = versions.STORE.unpack(row)
+    if form != [FORM]:
+        raise StoreMisconfigured("Another version made this store, and this one cannot read it", fix=OTHER_FORM_FIX)
+    return Incarnation(store, number)
 
 
 def begin(tr: Transaction, new_id: str, *, known: int) -> Incarnation:
@@ -69,7 +82,7 @@ def restore(tr: Transaction, now_ms: int) -> None:
 
 
 def _write(tr: Transaction, incarnation: Incarnation) -> Incarnation:
-    tr.set(STORE.pack(), versions.STORE.pack((incarnation.store, incarnation.number)))
+    tr.set(STORE.pack(), versions.STORE.pack((incarnation.store, incarnation.number, FORM)))
     return incarnation
 
 

@@ -80,15 +80,13 @@ def _key(shard: int) -> bytes:
 
 
 def _leave(unit: UnitOfWork, last: int, workflow: str, node: str) -> None:
-    unit.tr.set(_key(unit.shard), dumps([last, False, workflow, node]))
+    unit.tr.set(_key(unit.shard), dumps([last, workflow, node]))
     unit.effects.unfinished = True
 
 
 def go_on(unit: UnitOfWork, cursor: bytes) -> int:
     """Publish again the next page of the nodes of a shard that is rebuilt, and return how many nodes were examined."""
-    last, kept, workflow, node = loads(cursor)
-    if kept:  # an earlier release walked over the broker that it knew, too: memory doubts the same publications
-        return 0
+    last, workflow, node = loads(cursor)
     found = unit.tr.get_range(*FLIGHTS.behind((unit.shard,), (workflow, node)), limit=MAX_REPUBLISHED + 1)
     node_keys = [NodeKey(*FLIGHTS.unpack(key)[1:]) for key, _ in found[:MAX_REPUBLISHED]]
     looked = 0

@@ -23,7 +23,7 @@ from coditect.workflow.documents.document import known_node, node_document
 from coditect.workflow.expressions import check_expressions
 from coditect.workflow.graph import edge_problems
 from coditect.workflow.states import Tally, TaskState, WorkflowState
-from dispatcher.ledger import definitions, idempotency, versions
+from dispatcher.ledger import idempotency, versions
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.errors import ValueBeyondBound
 from dispatcher.ledger.keyspace import EDGES, LABELED, LIVE, STATUSES, UPLOADS, WORKFLOWS
@@ -89,7 +89,8 @@ def start_known(
     trace: dict[str, Any] | None = None,
 ) -> RunRecord:
     """Store and accept a workflow whose nodes were checked earlier, with its input; return its progress record."""
-    nodes = [(known_node(name, document), definitions.pack(document)) for name, document in documents.items()]
+    pack = versions.NODE_DOCUMENT.pack
+    nodes = [(known_node(name, document), pack(document)) for name, document in documents.items()]
     write(unit, NodeKey(workflow, ""), INPUT, body, first=True)
     _write_nodes(unit, workflow, nodes)
     _accept(unit, workflow, head, [node for node, _ in nodes], trace=trace or {})
@@ -243,7 +244,7 @@ def _check_place(workflow: str, node: Node, stored: Set[str], seen: Set[str]) ->
 
 
 def _definition(node: Node) -> bytes:
-    definition = definitions.pack(node_document(node))
+    definition = versions.NODE_DOCUMENT.pack(node_document(node))
     if len(definition) > LARGEST_BYTES:
         fix = "put a reference into the input in place of what is large: a URL, a path"
         raise ValueBeyondBound(

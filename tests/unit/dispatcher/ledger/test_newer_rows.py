@@ -1,4 +1,4 @@
-"""Stores of an earlier build are worked on; nodes that a later one wrote are left alone, and stop nothing else."""
+"""Nodes that a later build wrote are left alone, and stop nothing else; definitions are stored as they were."""
 
 from __future__ import annotations
 
@@ -15,13 +15,12 @@ from chaos.simulated_store import SimulatedDatabase
 from coditect import After, Priority, Retry, Workflow
 from coditect.broker.memory import MemoryBroker
 from coditect.model.result import Outcome
-from coditect.wire.control import Verb
 from coditect.workflow.definition import Approval, Call, Definition, Each, Node, OnFailure, OnTimeout
 from coditect.workflow.documents.document import node_document
 from coditect.workflow.documents.reader import read_node
-from coditect.workflow.states import TaskState, WorkflowState
+from coditect.workflow.states import TaskState
 from dispatcher.ledger import outbox, timers, versions
-from dispatcher.ledger.commands import Command, Due, Fill, Finished, Lost, Proposed, Rebuild
+from dispatcher.ledger.commands import Command, Due, Fill, Finished, Proposed, Rebuild
 from dispatcher.ledger.definitions import MOST_READ_BYTES, OVERHEAD_BYTES, Caches, Definitions, known
 from dispatcher.ledger.effects import Defined, NodeKey, Publication
 from dispatcher.ledger.keyspace import STATUSES
@@ -31,7 +30,6 @@ from dispatcher.ledger.ownership.policy import Policy
 from dispatcher.ledger.rows import NodeRecord
 from dispatcher.ledger.timers import Timer
 from dispatcher.ledger.unit_of_work import BYTES_PER_STEP, UnitOfWork
-from dispatcher.ledger.versions import STATUS
 from dispatcher.shards import batch, worker
 from dispatcher.shards import timers as timer_service
 from dispatcher.shards.completions import CommandAnswer
@@ -41,7 +39,6 @@ from tests.support import eventually
 from tests.unit.dispatcher.lone_ledger import Ledger, completed, failed, fan, tasks, wide
 from tests.unit.dispatcher.lone_worker import CAPABILITY, ONLY, LoneWorker, open_worker, start_of
 from tests.unit.dispatcher.planes import lone_dispatcher
-from tests.unit.layers import store_of_version_1
 from tests.unit.workflow.graphs import definitions
 
 
@@ -50,7 +47,7 @@ async def rewrite(database: SimulatedDatabase, node_key: NodeKey) -> bytes:
     key = STATUSES.pack(node_key)
     row = await database.read(lambda tr: tr.get(key))
     assert row is not None
-    newer = STATUS.pack_as(STATUS.version + 1, STATUS.unpack(row))
+    newer = b"%d%b" % (versions.VERSION + 1, row)
     await database.run(lambda tr: tr.set(key, newer))
     return row
 
@@ -181,25 +178,6 @@ async def test_ready_one_is_passed_over(ledger: Ledger, command: Command) -> Non
     await ledger.batch(command)
 
     assert [publication.node_key.node for publication in ledger.published] == ["n0001"]
-
-
-async def test_a_store_of_the_build_before_versions_is_worked_to_its_end() -> None:
-    async with SimulatedDatabase() as database:
-        await database.run(store_of_version_1.put)
-        step = await database.run(lambda tr: shards.step(tr, "me", 2, count=1))
-        ledger = Ledger(database, step.owned[0], Policy(0), now_ms=1_100_000)
-        waiting = await database.read(lambda tr: outbox.waiting(tr, 0))
-
-        await ledger.go_on()  # the rebuild that was begun
-        await ledger.batch(*[Lost(NodeKey(one.workflow, one.node), one.publication) for one in waiting])
-        await ledger.pass_time(60)  # the retry, and nobody told of what had a limit
-        await ledger.ask(Verb.ANSWER, {"workflow": "w", "node": "gate", "granted": True, "by": "ada"})
-        while ledger.published:
-            await ledger.play(lambda _: completed("done"))
-        ended = {workflow: await ledger.state(workflow) for workflow in "wrxyzc"}
-
-    done = dict.fromkeys("wrx", WorkflowState.COMPLETED)
-    assert ended == done | dict.fromkeys("yz", WorkflowState.FAILED) | {"c": WorkflowState.CANCELED}
 
 
 def release(version: int) -> Definition:

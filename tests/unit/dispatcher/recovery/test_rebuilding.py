@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from chaos.simulated_store import Disk, SimulatedDatabase
 from chaos.simulated_task_graph import MemoryTaskGraph
 from coditect import Agent, Workflow
-from coditect.broker.memory import MemoryBroker
+from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.topology import base_topology, capability_queues
 from coditect.client.workflow_run import WorkflowRun
 from coditect.model.retry import RETRY_DELAYS_MS
@@ -28,7 +28,7 @@ from coditect.wire.control import Started
 from coditect.workflow.states import WorkflowState
 from dispatcher.ledger import outbox, versions
 from dispatcher.ledger.commands import Began
-from dispatcher.ledger.keyspace import MARKERS
+from dispatcher.ledger.keyspace import MARKERS, STORE
 from dispatcher.ledger.ownership import incarnation
 from dispatcher.ledger.ownership.incarnation import HOUR_MS, HOURS_FROM_MS, NUMBERS
 from dispatcher.ledger.unit_of_work import UnitOfWork
@@ -38,11 +38,12 @@ from dispatcher.program import Dispatcher
 from dispatcher.recovery import rebuild as rebuilding
 from dispatcher.scheduling import reconciler
 from dispatcher.shards import in_flight
+from dispatcher.store.errors import StoreMisconfigured
 from dispatcher.taskgraph.port import GraphDifference, Job, JobState
 from tests.support import eventually
 from tests.unit.dispatcher.lone_ledger import AGENT, Ledger, wide
 from tests.unit.dispatcher.lone_worker import ONLY, LoneWorker
-from tests.unit.dispatcher.planes import dispatcher_of, plane
+from tests.unit.dispatcher.planes import dispatcher_of, lone_dispatcher, plane
 from tests.unit.layers.scene import Store
 
 SHARDS = 3
@@ -239,6 +240,20 @@ async def test_result_of_an_abandoned_run_is_refused_after_the_store_was_copied_
 
             assert (executions, await run.result(int, node="slow")) == (2, 2)
             assert restored.ownership.figures()["late"] >= 1
+
+
+@pytest.mark.parametrize("row", [("store", 3), ("store", 3, incarnation.FORM + 1)], ids=["earlier", "later"])
+async def test_store_of_another_form_is_refused_and_left_as_it_is(row: tuple[str | int, ...]) -> None:
+    async with SimulatedDatabase() as database, MemoryBroker(MemoryServer(), name="me") as broker:
+        await database.run(lambda tr: tr.set(STORE.pack(), versions.STORE.pack(row)))
+        before = await database.read(lambda tr: tr.get_range(b"", b"\xff"))
+
+        with pytest.raises(StoreMisconfigured, match="Another version made this store") as refused:
+            async with lone_dispatcher(broker, database):
+                pass
+
+        assert "start with a new store" in str(refused.value.facts["fix"])
+        assert await database.read(lambda tr: tr.get_range(b"", b"\xff")) == before
 
 
 @pytest.mark.parametrize(("known", "forgotten"), [(0, False), (1, True)])

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from coditect import Retry, Workflow
-from coditect.errors import InvalidWorkflow, NewerVersion
+from coditect.errors import InvalidWorkflow
 from coditect.wire.control import Verb
 from coditect.workflow.definition import Definition
-from coditect.workflow.documents.document import node_document, to_document
+from coditect.workflow.documents.document import to_document
 from coditect.workflow.documents.reader import from_document
 from coditect.workflow.states import TaskState, WorkflowState
-from dispatcher.ledger import definitions, versions
 from tests.unit.dispatcher.lone_ledger import Ledger, completed, failed, few_steps
 
 ONCE = Retry(max_attempts=1)
@@ -115,15 +113,9 @@ async def test_a_map_tells_of_its_split_and_its_merge_and_a_plain_workflow_nothi
     assert (before, events(ledger)) == ([], ["split.created", "join.created", "merge.completed"])
 
 
-def test_a_join_is_written_down_and_refused_by_a_dispatcher_that_does_not_know_it() -> None:
+def test_a_join_is_written_down() -> None:
     definition = racing(join=2, rest="cancel", least=1)
     assert from_document(to_document(definition)) == definition
-
-    row = definitions.pack(node_document(definition.nodes[-1]))
-    earlier = replace(versions.NODE_DOCUMENT, steps=versions.NODE_DOCUMENT.steps[:2])
-    with pytest.raises(NewerVersion):
-        earlier.unpack(row)
-    assert definitions.pack(node_document(definition.nodes[0]))[:1] == b"{"
 
 
 def test_what_cannot_be_joined_is_refused() -> None:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from coditect.errors import InputError, InvalidTask, InvalidWorkflow, NewerVersion, NotFound
+from coditect.errors import InputError, InvalidTask, InvalidWorkflow, NotFound
 from coditect.wire.control import Verb
 from coditect.workflow.builder import Workflow
 from coditect.workflow.definition import From
 from coditect.workflow.states import TaskState, WorkflowState
-from dispatcher.ledger import versions
-from dispatcher.ledger.keyspace import AWAITING, DUE, NODES, SIGNALS, SIGNALS_KEPT, TIMERS
+from dispatcher.ledger.keyspace import AWAITING, DUE, SIGNALS, SIGNALS_KEPT, TIMERS
 from dispatcher.ledger.nodes.waits import MOST_KEPT
 from tests.unit.dispatcher.lone_ledger import Ledger, completed, failed
 
@@ -209,12 +207,3 @@ async def test_a_map_with_a_delay_is_refused_by_the_ledger(ledger: Ledger) -> No
 
     with pytest.raises(InvalidWorkflow, match="There is no field 'delay' here"):
         await ledger.ask(Verb.START, {"workflow": "w", "name": "n", "count": 1, "nodes": {"each": node}})
-
-
-async def test_a_dispatcher_that_knows_no_delay_refuses_the_task(ledger: Ledger) -> None:
-    await ledger.start(later("200s"))
-    row = await ledger.database.read(lambda tr: tr.get(NODES.pack(("w", "task"))))
-    assert row is not None
-
-    with pytest.raises(NewerVersion):
-        replace(versions.NODE_DOCUMENT, steps=()).unpack(row)

@@ -13,7 +13,6 @@ from coditect.workflow.states import TaskState, WorkflowState
 from dispatcher.ledger import unit_of_work
 from dispatcher.ledger.commands import AgentFate, Asked, Claimed, Command, Continue, Lost, NoQueue, Rebuild
 from dispatcher.ledger.effects import NodeKey, Publication
-from dispatcher.ledger.keyspace import CONTINUATIONS
 from dispatcher.ledger.workflows import republish
 from dispatcher.ledger.workflows.status import status
 from tests.unit.dispatcher.lone_ledger import AGENT, Ledger, completed, failed, fan, wide
@@ -115,17 +114,6 @@ async def test_when_the_broker_was_kept_only_what_is_lost_later_is_published(led
 
     built = await ledger.database.read(lambda tr: republish.built(tr, 0))
     assert built == republish.Built("marker-1", "a person", last, 1, 1)
-
-
-async def test_walk_over_a_known_broker_that_an_earlier_release_began_is_left_to_memory(ledger: Ledger) -> None:
-    await ledger.start(fan(2))
-    ledger.published.clear()
-    await ledger.database.run(lambda tr: tr.set(CONTINUATIONS.pack((0, "", "", republish.REBUILD)), b'[2,true,"",""]'))
-
-    await ledger.go_on()
-
-    assert ledger.published == []
-    assert await ledger.database.read(lambda tr: republish.left_over(tr, 0)) is None
 
 
 async def test_what_waits_or_has_ended_is_not_published(ledger: Ledger) -> None:
