@@ -25,7 +25,7 @@ from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.keyspace import ATTEMPTS, FLIGHTS, LEASES, LOCKS, OUTBOX, RESTORES, STATUSES
 from dispatcher.ledger.nodes.attempts import DIED
 from dispatcher.ledger.ownership.shards import SHARD_LEASE as SHARD
-from dispatcher.ledger.rows import AttemptRecord, NodeRecord
+from dispatcher.ledger.rows import NodeRecord, unpack_attempt
 from dispatcher.store.errors import StoreFailed
 from dispatcher.store.port import Database
 from dispatcher.store.transaction import Reads, Transaction
@@ -77,9 +77,9 @@ class Rows:
             facts = {"state": row.state.value, "fence": row.fence, "attempt": row.attempt, "agent": row.agent}
             self._states[f"{workflow}:{node}"] = facts | {"publication": row.publication}
         elif ATTEMPTS.contains(key):
-            attempt = AttemptRecord.unpack(value)
+            workflow, node, fence = ATTEMPTS.unpack(key)
+            attempt = unpack_attempt(node, value)
             if attempt.status == "lost" and attempt.reason == DIED.reason:
-                workflow, node, fence = ATTEMPTS.unpack(key)
                 self._died.append((f"{workflow}:{node}", {"agent": attempt.agent, "fence": fence}))
         elif FLIGHTS.contains(key):
             shard, workflow, node = FLIGHTS.unpack(key)

@@ -409,6 +409,7 @@ def _node(name: str, document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _attempt(node: Mapping[str, Any]) -> dict[str, Any]:
-    kept = {name: node[name] for name in ("attempt", "fence", "agent", "started_at", "finished_at", "reason")}
-    status = {"status": node["state"], "message": node["message"]}
-    return {"node": node["name"], "publication": 7, "published_at": NOW, **kept, **status}
+    kept = {name: node[name] for name in ("attempt", "fence", "reason", "message")}
+    times = {"published_at_ms": NOW, "started_at_ms": node["started_at"], "finished_at_ms": node["finished_at"]}
+    named = {"node": node["name"], "agent": node["agent"] or "", "status": node["state"]}
+    return {**named, "publication": 7, **times, **kept}

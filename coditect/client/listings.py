@@ -14,7 +14,8 @@ from coditect.errors import InputError, InvalidTask
 from coditect.wire.control import Verb
 from coditect.wire.json import dumps, loads
 from coditect.workflow import fields
-from coditect.workflow.rows import ApprovalRow, AttemptRow, NodeRow, WorkflowRow
+from coditect.workflow.attempt_row import AttemptRow
+from coditect.workflow.rows import ApprovalRow, NodeRow, WorkflowRow
 from coditect.workflow.starters import Schedule, Trigger
 from coditect.workflow.states import WorkflowState
 

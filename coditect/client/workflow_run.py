@@ -30,7 +30,8 @@ from coditect.model.message import Event
 from coditect.model.result import EXPIRED
 from coditect.wire.control import Verb, workflow_space
 from coditect.wire.json import dumps, loads
-from coditect.workflow.rows import AttemptRow, CheckpointRow, DiscardedRow, NodeInput, NodeRow, RestoreRow, WorkflowRow
+from coditect.workflow.attempt_row import AttemptRow
+from coditect.workflow.rows import CheckpointRow, DiscardedRow, NodeInput, NodeRow, RestoreRow, WorkflowRow
 from coditect.workflow.states import TaskState, WorkflowState
 
 MOST_NAMED_NODES = 5

@@ -15,7 +15,8 @@ from coditect.operations.fleet import CapabilityOffer
 from coditect.operations.letter import DeadLetter
 from coditect.operations.tasks import DurableTask
 from coditect.wire.json import loads
-from coditect.workflow.rows import AttemptRow, DeadRow
+from coditect.workflow.attempt_row import AttemptRow
+from coditect.workflow.rows import DeadRow
 
 
 @dataclass(frozen=True, slots=True)

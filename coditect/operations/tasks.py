@@ -24,7 +24,8 @@ from coditect.operations.connections import Connections
 from coditect.operations.locate import TaskPlace, find_task, task_verdict
 from coditect.operations.overview import RunningTask, running_tasks
 from coditect.wire import routing
-from coditect.workflow.rows import AttemptRow, NodeRow, WorkflowRow
+from coditect.workflow.attempt_row import AttemptRow
+from coditect.workflow.rows import NodeRow, WorkflowRow
 from coditect.workflow.states import TaskState
 
 LAST_EVENTS_SECONDS = 0.5

@@ -18,7 +18,8 @@ from coditect.model.ids import is_uuid
 from coditect.operations.connections import Connections
 from coditect.operations.locate import TaskLocation, TaskPlace, find_task
 from coditect.operations.workflows import in_order
-from coditect.workflow.rows import AttemptRow, NodeRow, WorkflowRow
+from coditect.workflow.attempt_row import AttemptRow
+from coditect.workflow.rows import NodeRow, WorkflowRow
 
 MOST_DEEP = 64
 """The deepest nesting of child workflows that a path follows."""

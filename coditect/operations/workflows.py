@@ -15,8 +15,9 @@ from uuid import UUID
 
 from coditect.errors import CoditectError, TaskError
 from coditect.operations.connections import Connections
+from coditect.workflow.attempt_row import AttemptRow
 from coditect.workflow.definition import COMPENSATION, Definition, Each
-from coditect.workflow.rows import ApprovalRow, AttemptRow, NodeInput, NodeRow, RestoreRow, WorkflowRow
+from coditect.workflow.rows import ApprovalRow, NodeInput, NodeRow, RestoreRow, WorkflowRow
 from coditect.workflow.states import TaskState, WorkflowState
 
 if TYPE_CHECKING:

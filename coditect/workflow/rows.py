@@ -1,4 +1,4 @@
-"""The control plane's reports of workflows: rows for a workflow, a node, an attempt, a dead node, an approval.
+"""The control plane's reports of workflows: rows for a workflow, a node, a dead node, an approval.
 
 Instants are milliseconds since the epoch; None for an instant that was not reached. Fields that only a newer control
 plane knows are ignored.
@@ -83,24 +83,6 @@ class NodeRow(Row):
     message: str
     children: tuple[str, ...] = ()
     """The ids of the workflows that the node ran as its children, the latest last."""
-
-
-@dataclass(frozen=True, slots=True)
-class AttemptRow(Row):
-    """The report of one attempt to run a node: its agent, its times, and its state or outcome, without the value."""
-
-    node: str
-    attempt: int
-    fence: int
-    publication: int
-    agent: Text
-    published_at_ms: Annotated[int | None, Field(validation_alias="published_at")]
-    started_at_ms: Annotated[int | None, Field(validation_alias="started_at")]
-    finished_at_ms: Annotated[int | None, Field(validation_alias="finished_at")]
-    status: str
-    """The attempt's state: published, working, completed, failed, canceled, rejected, or lost (no end was reported)."""
-    reason: str
-    message: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 from typing import Any
 
+from coditect.workflow.attempt_row import AttemptRow
 from coditect.workflow.states import Tally, TaskState, WorkflowState
 from dispatcher.ledger.keyspace import ENDED, EXPIRIES
 from dispatcher.ledger.versions import ATTEMPT, RUN, STATUS, WORKFLOW_HEAD
@@ -233,40 +234,11 @@ class NodeRecord:
         return cls(_STATES[state], Tally(needed, left, met, None if worst is None else _STATES[worst]), *others)
 
 
-@dataclass(frozen=True, slots=True)
-class AttemptRecord:
-    """The row of an attempt in a node's history; a node's latest attempt is in the node's own row."""
+def pack_attempt(attempt: AttemptRow) -> bytes:
+    """Encode an attempt in a node's history as its row in the store, without the node; the latest is in the node's."""
+    return ATTEMPT.pack(astuple(attempt)[1:])
 
-    attempt: int
-    fence: int
-    publication: int
-    agent: str
-    published_ms: int | None
-    started_ms: int | None
-    finished_ms: int | None
-    status: str
-    """How the attempt ended: completed, failed, canceled, rejected, or lost when no end was reported."""
-    reason: str = ""
-    message: str = ""
 
-    def pack(self) -> bytes:
-        """Encode the attempt record as its row in the store."""
-        return ATTEMPT.pack(
-            [
-                self.attempt,
-                self.fence,
-                self.publication,
-                self.agent,
-                self.published_ms,
-                self.started_ms,
-                self.finished_ms,
-                self.status,
-                self.reason,
-                self.message,
-            ]
-        )
-
-    @classmethod
-    def unpack(cls, row: bytes) -> AttemptRecord:
-        """Decode a row of the store to an attempt record."""
-        return cls(*ATTEMPT.unpack(row))
+def unpack_attempt(node: str, row: bytes) -> AttemptRow:
+    """Decode a row of the store to an attempt of the given node."""
+    return AttemptRow(node, *ATTEMPT.unpack(row))

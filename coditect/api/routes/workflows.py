@@ -28,6 +28,7 @@ from coditect.operations.workflows import AcceptedWorkflow, WorkflowEvent, workf
 from coditect.settings.settings import TRACE
 from coditect.telemetry.tracing import sampled_trace
 from coditect.wire.json import dumps
+from coditect.workflow.attempt_row import AttemptRow
 from coditect.workflow.definition import Definition
 from coditect.workflow.documents.document import to_document
 from coditect.workflow.documents.file import read_workflow
@@ -35,7 +36,7 @@ from coditect.workflow.documents.reader import definition_of
 from coditect.workflow.graph import graph_of
 from coditect.workflow.patterns.pattern import WorkflowPattern, find_pattern, load_patterns, make_workflow
 from coditect.workflow.render import draw_mermaid, draw_text
-from coditect.workflow.rows import AttemptRow, CheckpointRow, NodeRow, WorkflowRow
+from coditect.workflow.rows import CheckpointRow, NodeRow, WorkflowRow
 from coditect.workflow.states import WorkflowState
 
 workflow_router = GuardedRouter(prefix="/workflows", tags=["workflows"])

@@ -11,7 +11,8 @@ from coditect.errors import NotFound
 from coditect.operations.locate import WhyNot
 from coditect.operations.trace import Hop
 from coditect.operations.workflows import WORST_FIRST, WorkflowEvent, in_order
-from coditect.workflow.rows import AttemptRow, NodeRow, WorkflowRow
+from coditect.workflow.attempt_row import AttemptRow
+from coditect.workflow.rows import NodeRow, WorkflowRow
 from coditect.workflow.states import TaskState
 
 MOST_ROWS = 200

@@ -6,13 +6,14 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from coditect.model.result import Failure
+from coditect.workflow.attempt_row import AttemptRow
 from coditect.workflow.states import TaskState
 from dispatcher.ledger import values
 from dispatcher.ledger.audit import autonomy
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.keyspace import ATTEMPTS, DEAD
 from dispatcher.ledger.nodes.inputs import FAILURE, ITERATIONS, RESULT, value_of
-from dispatcher.ledger.rows import AttemptRecord, NodeRecord
+from dispatcher.ledger.rows import NodeRecord, pack_attempt, unpack_attempt
 from dispatcher.ledger.unit_of_work import UnitOfWork
 
 UNDER_WAY = (TaskState.PUBLISHED, TaskState.WORKING)
@@ -56,7 +57,8 @@ BROKER_LOST = Failure("broker_lost", "BrokerLost", "The broker lost its data whi
 
 def write_attempt(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, status: str, failure: Failure | None) -> None:
     """Add a node's present attempt, which ended or lost its agent, to the history of the node's attempts."""
-    attempt = AttemptRecord(
+    attempt = AttemptRow(
+        node_key.node,
         row.attempt,
         row.fence,
         row.publication,
@@ -68,7 +70,7 @@ def write_attempt(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, status: 
         failure.reason if failure else "",
         failure.message[:MOST_MESSAGE] if failure else "",
     )
-    unit.tr.set(ATTEMPTS.pack((node_key.workflow, node_key.node, attempt.fence)), attempt.pack())
+    unit.tr.set(ATTEMPTS.pack((node_key.workflow, node_key.node, attempt.fence)), pack_attempt(attempt))
 
 
 def say_failed(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, failure: Failure, *, agent: str = "") -> None:
@@ -88,8 +90,8 @@ def mark_died(unit: UnitOfWork, node_key: NodeKey, fence: int) -> None:
     """Record of an attempt in a node's history that its agent died."""
     key = ATTEMPTS.pack((node_key.workflow, node_key.node, fence))
     if (stored := unit.tr.get(key)) is not None:
-        attempt = AttemptRecord.unpack(stored)
-        unit.tr.set(key, replace(attempt, reason=DIED.reason, message=DIED.message).pack())
+        attempt = unpack_attempt(node_key.node, stored)
+        unit.tr.set(key, pack_attempt(replace(attempt, reason=DIED.reason, message=DIED.message)))
 
 
 def is_free(row: NodeRecord) -> bool:
@@ -120,12 +122,12 @@ def is_unreported(unit: UnitOfWork, node_key: NodeKey) -> bool:
     return _unreported(_last_attempt(unit, node_key)) is not None
 
 
-def _last_attempt(unit: UnitOfWork, node_key: NodeKey) -> AttemptRecord | None:
+def _last_attempt(unit: UnitOfWork, node_key: NodeKey) -> AttemptRow | None:
     found = unit.tr.get_range(*ATTEMPTS.range((node_key.workflow, node_key.node)), limit=1, reverse=True)
-    return next((AttemptRecord.unpack(value) for _, value in found), None)
+    return next((unpack_attempt(node_key.node, value) for _, value in found), None)
 
 
-def _unreported(attempt: AttemptRecord | None) -> Failure | None:
+def _unreported(attempt: AttemptRow | None) -> Failure | None:
     """Return why an attempt ended without an agent's word on another one; None for any other attempt."""
     if attempt is None or (failure := UNREPORTED.get(attempt.reason)) is None:
         return None

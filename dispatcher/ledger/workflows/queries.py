@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from coditect.errors import NotFound
 from coditect.wire.json import dumps, loads
+from coditect.workflow.attempt_row import AttemptRow
 from coditect.workflow.documents.document import known_node
 from coditect.workflow.states import TaskState, WorkflowState
 from dispatcher.ledger import definitions, values, versions
@@ -25,7 +27,7 @@ from dispatcher.ledger.keyspace import (
 from dispatcher.ledger.nodes import children, inputs
 from dispatcher.ledger.nodes.approvals import decisions, questions
 from dispatcher.ledger.nodes.inputs import FAILURE, INPUT, RESULT
-from dispatcher.ledger.rows import AttemptRecord, NodeRecord, RunRecord, WorkflowRecord
+from dispatcher.ledger.rows import NodeRecord, RunRecord, WorkflowRecord, unpack_attempt
 from dispatcher.ledger.workflows.submit import number, text
 from dispatcher.store.keys import Element, Space
 from dispatcher.store.transaction import KeyValue, Reads
@@ -202,7 +204,7 @@ def _attempts(tr: Reads, found: Sequence[tuple[NodeKey, NodeRecord]]) -> list[li
 
 
 def _attempts_of(node: str, row: NodeRecord, before: Sequence[KeyValue], message: str) -> list[dict[str, Any]]:
-    shown = [_attempt(node, AttemptRecord.unpack(row)) for _, row in before]
+    shown = [asdict(unpack_attempt(node, row)) for _, row in before]
     if not row.fence or row.state not in _SAYS_ITS_ATTEMPT:
         return shown
     return [*(attempt for attempt in shown if attempt["fence"] != row.fence), _last_attempt(node, row, message)]
@@ -210,27 +212,8 @@ def _attempts_of(node: str, row: NodeRecord, before: Sequence[KeyValue], message
 
 def _last_attempt(node: str, row: NodeRecord, message: str = "") -> dict[str, Any]:
     times = (row.published_ms, row.started_ms, row.finished_ms)
-    record = AttemptRecord(
-        row.attempt, row.fence, row.publication, row.agent, times[0], times[1], times[2], row.state.value,
-        row.reason, message,
-    )  # fmt: skip
-    return _attempt(node, record)
-
-
-def _attempt(node: str, attempt: AttemptRecord) -> dict[str, Any]:
-    return {
-        "node": node,
-        "attempt": attempt.attempt,
-        "fence": attempt.fence,
-        "publication": attempt.publication,
-        "agent": attempt.agent or None,
-        "published_at": attempt.published_ms,
-        "started_at": attempt.started_ms,
-        "finished_at": attempt.finished_ms,
-        "status": attempt.status,
-        "reason": attempt.reason,
-        "message": attempt.message,
-    }
+    head = (node, row.attempt, row.fence, row.publication, row.agent)
+    return asdict(AttemptRow(*head, *times, row.state.value, row.reason, message))
 
 
 def result(tr: Reads, body: Body) -> dict[str, Any]:

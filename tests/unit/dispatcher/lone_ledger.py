@@ -17,6 +17,7 @@ from coditect.model.retry import Retry
 from coditect.wire.control import Started, Verb
 from coditect.wire.json import dumps
 from coditect.wire.workflow_tasks import Claim
+from coditect.workflow.attempt_row import AttemptRow
 from coditect.workflow.builder import Workflow
 from coditect.workflow.definition import After, Call, Definition, From, Node, OnFailure
 from coditect.workflow.documents.document import child_document, head_document, node_document
@@ -32,7 +33,7 @@ from dispatcher.ledger.nodes.inputs import RESULT, value_of
 from dispatcher.ledger.ownership import shards
 from dispatcher.ledger.ownership.leases import Lease
 from dispatcher.ledger.ownership.policy import Policy
-from dispatcher.ledger.rows import AttemptRecord, NodeRecord, RunRecord
+from dispatcher.ledger.rows import NodeRecord, RunRecord, unpack_attempt
 from dispatcher.ledger.workflows import continuations, redrive_steps
 from dispatcher.shards import batch
 from dispatcher.shards.continuations import evaluate
@@ -239,9 +240,9 @@ class Ledger:
     async def everything(self) -> list[tuple[bytes, bytes]]:
         return await self.database.read(lambda tr: tr.get_range(b"", b"\xff"))
 
-    async def attempts(self, node: str) -> list[AttemptRecord]:
+    async def attempts(self, node: str) -> list[AttemptRow]:
         """The attempts of a node of the workflow `w` that others followed."""
-        return [AttemptRecord.unpack(row) for _, row in await self.rows(ATTEMPTS, "w", node)]
+        return [unpack_attempt(node, row) for _, row in await self.rows(ATTEMPTS, "w", node)]
 
     @property
     def messages(self) -> list[OutgoingMessage]:

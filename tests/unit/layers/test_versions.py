@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coditect.errors import NewerVersion
+from coditect.workflow.attempt_row import AttemptRow
 from coditect.workflow.definition import SubWorkflow
 from coditect.workflow.states import Tally, TaskState, WorkflowState
 from dispatcher.ledger import definitions, keyspace, versions
 from dispatcher.ledger.effects import NodeKey
-from dispatcher.ledger.rows import AttemptRecord, NodeRecord, ParentNode, RunRecord, WorkflowRecord
+from dispatcher.ledger.rows import NodeRecord, ParentNode, RunRecord, WorkflowRecord, pack_attempt, unpack_attempt
 from dispatcher.ledger.versions import RowFormat
 
 FORMATS = {one.kind: one for one in vars(versions).values() if isinstance(one, RowFormat)}
@@ -27,7 +28,6 @@ CLASSES: dict[str, type[Any]] = {
     "workflow": WorkflowRecord,
     "run": RunRecord,
     "status": NodeRecord,
-    "attempt": AttemptRecord,
 }
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -80,7 +80,6 @@ ROWS: dict[str, st.SearchStrategy[Any]] = {
         doubted=st.lists(st.tuples(text, number).map(list), min_size=1, max_size=3),
         losses=number,
     ),
-    "attempt": st.builds(AttemptRecord, number, number, number, text, instant, instant, instant, text, text, text),
 }
 fields = st.one_of(text, number, st.binary(max_size=9), st.none(), st.booleans())
 
@@ -97,6 +96,11 @@ def test_what_is_packed_is_read_as_it_was(data: st.DataObject) -> None:
     row = data.draw(st.one_of(*ROWS.values()))
 
     assert type(row).unpack(row.pack()) == row
+
+
+@given(st.builds(AttemptRow, *(text, number, number, number, text, instant, instant, instant, text, text, text)))
+def test_attempt_is_read_as_it_was(attempt: AttemptRow) -> None:
+    assert unpack_attempt(attempt.node, pack_attempt(attempt)) == attempt
 
 
 @given(st.sampled_from(sorted(FORMATS)), st.lists(fields))
