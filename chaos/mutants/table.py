@@ -237,8 +237,8 @@ ALL = (
     Mutant(
         "ack_before_commit",
         "dispatcher.shards.results",
-        "        settle = AckedTogether(delivery, len(results))\n",
-        "        delivery.ack()\n        settle = AckedTogether(delivery, len(results))\n",
+        "        settle = acked_after(delivery, len(results))\n",
+        "        delivery.ack()\n        settle = acked_after(delivery, len(results))\n",
         "results are acknowledged before they are recorded",
         "recorded, then acked",
     ),

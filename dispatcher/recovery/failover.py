@@ -29,7 +29,6 @@ from dispatcher.liveness.monitor import Monitor
 from dispatcher.liveness.ping import PingAnswer
 from dispatcher.liveness.queue_depths import QueueDepths
 from dispatcher.ports import Ports
-from dispatcher.shards.completions import CommandAnswer
 from dispatcher.shards.in_flight import SILENT_SECONDS
 from dispatcher.shards.worker import ShardWorker
 from dispatcher.store.port import Database
@@ -158,10 +157,8 @@ class LockHolders:
         """Release a dead agent's locks, some at a time; stop if the shard gets another owner, or the agent is back."""
         more, released = True, 0
         while more and self._is_gone(gone):  # what an agent that is back has acquired since is its own
-            answer = CommandAnswer[Mapping[str, Any]]()
-            keeper.put(Asked(Verb.LOCK_RELEASE, {"agent": gone, "reason": "its agent is gone"}), answer)
             try:
-                page = await answer.future
+                page = await keeper.ask(Asked(Verb.LOCK_RELEASE, {"agent": gone, "reason": "its agent is gone"}))
             except Retryable as error:
                 log.debug("A dead agent's locks are left to their shard's next owner", extra={"reason": str(error)})
                 self._unreleased.add(gone)
@@ -244,11 +241,7 @@ class AtWork:
                 if not monitor.is_gone(gone):
                     return
                 heard_until = min(asyncio.get_running_loop().time() - silent_seconds, monitor.proved_at(gone))
-                answers = list[asyncio.Future[Any]]()
-                for lost in worker.in_flight.lost_with(gone, heard_until):
-                    answer = CommandAnswer[Any]()
-                    worker.put(lost, answer)
-                    answers.append(answer.future)
+                answers = [worker.ask(lost) for lost in worker.in_flight.lost_with(gone, heard_until)]
                 ends += await asyncio.gather(*answers, return_exceptions=True)  # until then no look repeats them
             if not all(isinstance(end, BaseException) for end in ends):
                 self._recovered(gone)
@@ -288,10 +281,8 @@ class AtWork:
             return await monitor.ask(agent, node_key.task_id)
 
     async def _settle(self, worker: ShardWorker, fate: AgentFate) -> None:
-        settled = CommandAnswer[Any]()
-        worker.put(fate, settled)
         with suppress(Retryable):
-            await settled.future
+            await worker.ask(fate)
             worker.in_flight.settle(fate.node_key, fate.agent)
 
     def _lives(self, agent: AgentId, answers: Collection[PingAnswer], monitor: Monitor) -> bool | None:

@@ -21,7 +21,7 @@ from dispatcher.ledger.workflows.status import live
 from dispatcher.liveness.broker_epoch import BrokerEpoch
 from dispatcher.ports import Ports
 from dispatcher.scheduling.reconciler import drift
-from dispatcher.shards.completions import CommandAnswer
+from dispatcher.shards.completions import pass_on
 from dispatcher.shards.worker import ShardWorker
 from dispatcher.store.port import Database
 from dispatcher.taskgraph.port import TaskGraph, TaskGraphUnavailable
@@ -50,10 +50,10 @@ async def rebuild(
     wrong = await _wrong(
         ports, worker, graph, workflows
     )  # before RQ is told what the walk does: it gets lost jobs, too
-    noted: CommandAnswer[int] = CommandAnswer()
+    noted = asyncio.get_running_loop().create_future()
     known, marker = worker.marker, await markers.of_broker(worker.marker)
-    worker.rebuild(marker, occasion, noted, kept=marker == known and await markers.is_there(marker))
-    await noted.future
+    worker.rebuild(marker, occasion, partial(pass_on, noted), kept=marker == known and await markers.is_there(marker))
+    await noted
     walked = await _walked(ports, worker)
     for workflow in workflows:
         worker.put(Show(workflow))
@@ -85,10 +85,9 @@ async def _walked(ports: Ports, worker: ShardWorker) -> Built:
     """Have a shard's worker publish the rest of a rebuild's tasks again; return the rebuild's record with counts."""
     before: bytes | None = b""
     while True:
-        has_gone_on, gone_on = False, CommandAnswer[bool]()
-        worker.put(Continue(), gone_on)  # behind what is published again without a walk
-        try:
-            has_gone_on = await gone_on.future  # the walk comes first of all that is left over
+        has_gone_on = False
+        try:  # behind what is published again without a walk; the walk comes first of all that is left over
+            has_gone_on = await worker.ask(Continue())
         except Retryable:  # something else that is left over was set aside: this goes on without it
             if worker.closed:
                 raise

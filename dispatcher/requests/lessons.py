@@ -26,7 +26,7 @@ from coditect.wire.json import dumps
 from dispatcher.ledger.commands import RECORD_LESSONS, Asked
 from dispatcher.ledger.ownership.shards import shard_of
 from dispatcher.ports import Ports
-from dispatcher.shards.completions import NOTHING
+from dispatcher.shards.completions import ignore
 from dispatcher.shards.ownership import ShardOwnership
 
 log = logging.getLogger(__name__)
@@ -151,7 +151,7 @@ class LessonRecorder:
         lessons = [lesson for evidence in self._heard.values() for lesson in evidence]
         self._heard.clear()
         body = {"lessons": rows_of(lessons)}
-        self._shards.put(self._shard, Asked(RECORD_LESSONS, body), NOTHING, size_bytes=len(dumps(body)))
+        self._shards.put(self._shard, Asked(RECORD_LESSONS, body), ignore, size_bytes=len(dumps(body)))
 
 
 def _plain(field: object, longest: int = LONGEST_EVIDENCE_CHARS) -> str:

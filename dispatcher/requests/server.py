@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from dataclasses import dataclass
 from functools import partial
 from math import inf
 from typing import Any
@@ -44,6 +43,7 @@ from dispatcher.ledger.workflows.queries import Body, overview, result, rows_of,
 from dispatcher.ledger.workflows.status import status
 from dispatcher.ledger.workflows.submit import number, text
 from dispatcher.shards import verbs
+from dispatcher.shards.completions import Undone
 from dispatcher.shards.ownership import ShardOwnership
 from dispatcher.shards.worker import ShardWorker
 from dispatcher.store.port import Database
@@ -242,8 +242,20 @@ class RequestServer:
         """Give a request's command to the worker of the shard of `key`, or forward the request to the shard's owner."""
         shard = shard_of(key, self._workers.count)
         size_bytes = len(delivery.message.body)
-        if not self._workers.put(shard, command, _Answering(self, delivery, then, span), size_bytes=size_bytes):
+        if not self._workers.put(shard, command, partial(self._done, delivery, then, span), size_bytes=size_bytes):
             self._background.start(self._forward(delivery, shard), name="hand on a request")
+
+    def _done(self, delivery: Delivery, then: Then | None, span: Span | None, answer: Any) -> None:
+        """Answer a request after its command's commit and its follow-up, if any; requeue it if nothing was done."""
+        if isinstance(answer, Undone):
+            delivery.requeue()
+            return
+        if span is not None:
+            span.end(type(answer).__name__ if isinstance(answer, CoditectError) else "")
+        if then is None or isinstance(answer, CoditectError):
+            self.answer(delivery, answer)
+        else:
+            self._background.start(self._followed(delivery, answer, then), name="what follows a request")
 
     def _shard(self, body: Body) -> int:
         shard = body.get("shard")
@@ -313,14 +325,11 @@ class RequestServer:
             log.info("A request is returned", extra={"reason": str(answer)})
         self._background.start(self._send(delivery, answer), name="answer")
 
-    def follow(self, delivery: Delivery, answer: Any, then: Then) -> None:
-        """Run a committed request's follow-up, such as making a queue, and answer the request, all in the background.
+    async def _followed(self, delivery: Delivery, answer: Any, then: Then) -> None:
+        """Run a committed request's follow-up, such as making a queue, and answer the request.
 
         If the follow-up fails, its error is the answer.
         """
-        self._background.start(self._followed(delivery, answer, then), name="what follows a request")
-
-    async def _followed(self, delivery: Delivery, answer: Any, then: Then) -> None:
         try:
             await then()
         except CoditectError as error:
@@ -402,26 +411,3 @@ def answer_message(request: Message, answer: Any) -> Message:
         return result_message(Outcome(Status.REJECTED, dumps(document), None, correlation), capability="control")
     value = answer.as_json() if isinstance(answer, Claim) else answer
     return result_message(Outcome(Status.COMPLETED, dumps(value), None, correlation), capability="control")
-
-
-@dataclass(frozen=True, slots=True)
-class _Answering:
-    """The callbacks of a request's command: answer the request after the commit, or else requeue the request."""
-
-    control: RequestServer
-    delivery: Delivery
-    then: Then | None = None
-    span: Span | None = None
-
-    def done(self, answer: Any) -> None:
-        """Answer the sender with the result of the request's command, after the commit and its follow-up, if any."""
-        if self.span is not None:
-            self.span.end(type(answer).__name__ if isinstance(answer, CoditectError) else "")
-        if self.then is None or isinstance(answer, CoditectError):
-            self.control.answer(self.delivery, answer)
-        else:
-            self.control.follow(self.delivery, answer, self.then)
-
-    def undone(self) -> None:
-        """Requeue the request for another dispatcher, because its command was not carried out."""
-        self.delivery.requeue()

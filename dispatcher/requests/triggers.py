@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -21,6 +20,7 @@ from dispatcher.coordination import trigger_rows as rows
 from dispatcher.ledger.commands import Asked
 from dispatcher.ledger.ownership.shards import shard_of
 from dispatcher.ports import Ports
+from dispatcher.shards.completions import Undone
 from dispatcher.shards.ownership import ShardOwnership
 
 log = logging.getLogger(__name__)
@@ -137,16 +137,33 @@ class TriggerQueues:
             delivery.ack()
             return
         command = Asked(Verb.TRIGGER_FIRE, {"trigger": name, "event": _document(event)})
-        settle = _FiredEvent(self, delivery)
+        settle = partial(self._fired, delivery)
         if not self._shards.put(self._shard(name), command, settle, size_bytes=len(delivery.message.body)):
-            self.give_back(delivery)
+            self._give_back_later(delivery)
+
+    def _fired(self, delivery: Delivery, answer: Any) -> None:
+        """Ack the event, after sending the signal that it triggers, if any; after a retryable error give it back."""
+        if isinstance(answer, Undone):
+            delivery.requeue()  # for the shard's next owner
+            return
+        if isinstance(answer, Retryable):
+            self._give_back_later(delivery)
+            return
+        self.taken.value += 1
+        if isinstance(answer, CoditectError):
+            log.info("An event has no trigger any more", extra={"reason": str(answer)})
+            delivery.ack()
+        elif "signal" in answer:
+            self._background.start(self._send(delivery, answer["signal"]), name="signal by event")
+        else:
+            delivery.ack()
 
     def _refuse(self, delivery: Delivery, error: InputError, **facts: str) -> None:
         self.unreadable.value += 1
         log.warning("An event cannot be used; it is a dead letter", extra={**facts, "reason": str(error)})
         delivery.reject()
 
-    def give_back(self, delivery: Delivery) -> None:
+    def _give_back_later(self, delivery: Delivery) -> None:
         """Return an event to its queue after a pause, in the background; the shard's owner by then reads it again."""
         self._background.start(self._give_back(delivery), name="event goes back")
 
@@ -156,14 +173,11 @@ class TriggerQueues:
         finally:
             delivery.requeue()
 
-    def send(self, delivery: Delivery, signal: dict[str, Any]) -> None:
-        """Send an event's signal to its workflow's shard in the background; ack the event, or give it back on failure.
+    async def _send(self, delivery: Delivery, signal: dict[str, Any]) -> None:
+        """Send an event's signal to its workflow's shard; ack the event, or give it back on failure.
 
         An event whose signal can never be sent becomes a dead letter.
         """
-        self._background.start(self._send(delivery, signal), name="signal by event")
-
-    async def _send(self, delivery: Delivery, signal: dict[str, Any]) -> None:
         try:
             await self._broker.publish(
                 request(Verb.SIGNAL, signal, reply_to=None, correlation_id=signal["id"]),
@@ -190,29 +204,3 @@ def _document(event: Event) -> dict[str, Any]:
         "time_ms": event.time_ms,
         "data": dict(event.data),
     }
-
-
-@dataclass(frozen=True, slots=True)
-class _FiredEvent:
-    """The callbacks of an event's command: ack the event after the commit, or after the signal that it sends."""
-
-    queues: TriggerQueues
-    delivery: Delivery
-
-    def done(self, answer: Any) -> None:
-        """Ack the event, after sending the signal that it triggers, if any; after a retryable error give it back."""
-        if isinstance(answer, Retryable):
-            self.queues.give_back(self.delivery)
-            return
-        self.queues.taken.value += 1
-        if isinstance(answer, CoditectError):
-            log.info("An event has no trigger any more", extra={"reason": str(answer)})
-            self.delivery.ack()
-        elif "signal" in answer:
-            self.queues.send(self.delivery, answer["signal"])
-        else:
-            self.delivery.ack()
-
-    def undone(self) -> None:
-        """Return the event to its queue for the shard's next owner."""
-        self.delivery.requeue()

@@ -22,7 +22,6 @@ from dispatcher.ledger.commands import Look, Show
 from dispatcher.ledger.effects import NodeKey, NodeSnapshot
 from dispatcher.ledger.keyspace import STATUSES
 from dispatcher.ledger.workflows.status import live, over
-from dispatcher.shards.completions import CommandAnswer
 from dispatcher.shards.worker import ShardWorker
 from dispatcher.store.port import Database
 from dispatcher.store.transaction import Reads
@@ -226,9 +225,8 @@ async def _seen(worker: ShardWorker, node_keys: tuple[NodeKey, ...]) -> list[Nod
     """Read the current snapshots of the given nodes from the ledger, without nodes that do not exist."""
     seen: list[NodeSnapshot] = []
     while node_keys:
-        answer: CommandAnswer[list[NodeSnapshot]] = CommandAnswer()
-        worker.put(Look(node_keys), answer)
-        if not (found := await answer.future):
+        found: list[NodeSnapshot] = await worker.ask(Look(node_keys))
+        if not found:
             break
         seen += found
         node_keys = node_keys[node_keys.index(found[-1].node_key) + 1 :]
@@ -238,9 +236,7 @@ async def _seen(worker: ShardWorker, node_keys: tuple[NodeKey, ...]) -> list[Nod
 async def _show(worker: ShardWorker, workflow: str, nodes: tuple[str, ...]) -> None:
     """Queue the states of the given nodes of a workflow for RQ, by as many commands to the shard as needed."""
     while nodes:
-        answer: CommandAnswer[tuple[str, ...]] = CommandAnswer()
-        worker.put(Show(workflow, nodes), answer)
-        nodes = await answer.future
+        nodes = await worker.ask(Show(workflow, nodes))
 
 
 def _few(tr: Reads, *, workflows: Sequence[str]) -> list[list[str]]:

@@ -23,7 +23,7 @@ from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.ownership.shards import shard_of
 from dispatcher.ledger.workflows.status import live
 from dispatcher.ports import Ports
-from dispatcher.shards.completions import NOTHING, Answered, Settle
+from dispatcher.shards.completions import Settle, Undone, ignore
 from dispatcher.shards.ownership import ShardOwnership
 from dispatcher.taskgraph.port import Proposal, RequestKind, TaskGraph, TaskGraphUnavailable, ToolRequest
 
@@ -99,10 +99,10 @@ class Scheduler:
 
     def _propose(self, shard: int, capability: str, node_keys: tuple[NodeKey, ...]) -> None:
         """Have a shard's worker claim those given nodes that are ready; with a capability, reserve room for them."""
-        settle: Settle = NOTHING
+        settle: Settle = ignore
         if capability:
             self._ports.capacity.keep(capability, len(node_keys))
-            settle = Answered(partial(self._settled, capability, len(node_keys)))
+            settle = partial(self._settled, capability, len(node_keys))
         self._put(shard, Proposed(node_keys, capability), settle, size_bytes=CLAIM_BYTES * len(node_keys))
 
     def _settled(self, capability: str, number: int, answer: Any) -> None:
@@ -118,10 +118,10 @@ class Scheduler:
         """
 
         def answered(answer: Any) -> None:
-            if answer is not None and not isinstance(answer, Retryable):
+            if not isinstance(answer, Retryable):
                 self._claim(node_key)
 
-        self._put(self._shard_of(node_key.workflow), request, Answered(answered))
+        self._put(self._shard_of(node_key.workflow), request, answered)
 
     def _claim(self, node_key: NodeKey) -> None:
         """Have the shard worker claim a node if it is ready and capacity is free, or else send its state to RQ."""
@@ -132,7 +132,7 @@ class Scheduler:
 
     def _put(self, shard: int, command: Command, settle: Settle, *, size_bytes: int = 0) -> None:
         if not self._ownership.put(shard, command, settle, size_bytes=size_bytes):
-            settle.undone()
+            settle(Undone())
 
     async def requested(self, requests: Sequence[ToolRequest]) -> None:
         """Carry out what people or stock workers did to RQ's jobs: cancel a workflow, redrive a node, or correct a job.
@@ -161,7 +161,7 @@ class Scheduler:
                 log.info("A shard could not be shown again", extra={"shard": shard, "reason": str(error)})
                 return
             for workflow in workflows:
-                self._ownership.put(shard, Show(workflow), NOTHING, size_bytes=0)
+                self._ownership.put(shard, Show(workflow), ignore, size_bytes=0)
             await self._graph.remember(shard)
 
     # -- without RQ -------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ from dispatcher.ledger.nodes.advance import evaluation_key
 from dispatcher.ledger.nodes.inputs import Inputs, before, failure_of, inputs_of, scope_of
 from dispatcher.ledger.rows import NodeRecord
 from dispatcher.ledger.workflows.continuations import SetAside
-from dispatcher.shards.completions import NOTHING, Answered, Settle
+from dispatcher.shards.completions import Settle, Undone, ignore
 from dispatcher.store.port import Database
 from dispatcher.store.transaction import Reads
 
@@ -77,10 +77,12 @@ class UnfinishedWork:
                     log.info("What expressions see could not be read", extra={"reason": str(error)})
                     await asyncio.sleep(READ_RETRY_SECONDS)
                 else:
-                    self._put(Evaluated(node_key, token, inputs), Answered(partial(self._recorded, key)))
+                    self._put(Evaluated(node_key, token, inputs), partial(self._recorded, key))
                     return
 
     def _recorded(self, key: bytes, answer: Any) -> None:
+        if isinstance(answer, Undone):
+            return  # the shard's next owner evaluates the expressions
         if isinstance(answer, CoditectError):
             asyncio.get_running_loop().call_later(OVERDUE_RETRY_SECONDS, self._retry, key)
         else:
@@ -95,7 +97,7 @@ class UnfinishedWork:
 
     def _retry(self, key: bytes) -> None:
         self.skipped.discard(key)
-        self._put(Continue(), NOTHING)
+        self._put(Continue(), ignore)
 
     def close(self) -> None:
         """End all evaluations, because this dispatcher leaves the shard."""

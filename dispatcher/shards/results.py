@@ -7,7 +7,7 @@ from typing import Any
 
 from coditect.broker.port import Delivery
 from coditect.errors import CoditectError, InputError, InvalidTask
-from coditect.model.message import Message, value
+from coditect.model.message import Message
 from coditect.model.task import Owner
 from coditect.wire.control import PROGRESS_TYPE, STARTED_TYPE, read_progress, read_started
 from coditect.wire.json import loads
@@ -16,7 +16,7 @@ from coditect.wire.workflow_tasks import RESULTS_TYPE, read_owners, read_results
 from dispatcher.ledger.commands import Began, Finished, unreported
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.nodes.attempts import UNREADABLE
-from dispatcher.shards.completions import NOTHING
+from dispatcher.shards.completions import Settle, Undone, ignore
 from dispatcher.shards.worker import ShardWorker
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class ResultsConsumer:
                     self._worker.hear(progress)
                 delivery.ack()  # the next one says more
             elif message.type == RESULT_TYPE:
-                self._worker.put(read_finished(message), Acked(delivery), size_bytes=len(message.body))
+                self._worker.put(read_finished(message), acked_after(delivery, 1), size_bytes=len(message.body))
             elif message.type == RESULTS_TYPE:
                 self._take_results(delivery)
             elif message.type is not None and message.type.startswith(_HINTS):
@@ -66,7 +66,7 @@ class ResultsConsumer:
         results = read_results(delivery.message, str(self._worker.shard))
         if not results:
             delivery.ack()
-        settle = AckedTogether(delivery, len(results))
+        settle = acked_after(delivery, len(results))
         for result in results:
             self._worker.put(finished(result), settle, size_bytes=len(result.outcome.body))
 
@@ -75,7 +75,7 @@ class ResultsConsumer:
         owners = [owned for owned in self._owners(delivery.message) if owned[0].fence]
         if not owners:
             delivery.reject()
-        settle = AckedTogether(delivery, len(owners), refused=True)
+        settle = acked_after(delivery, len(owners), refused=True)
         for owner, publication in owners:
             self._worker.put(_unread(owner, publication, error), settle)
 
@@ -91,7 +91,7 @@ class ResultsConsumer:
         if not began:
             delivery.ack()
         for command in began:
-            self._worker.put(command, Acked(delivery) if command is began[-1] else NOTHING)
+            self._worker.put(command, acked_after(delivery, 1) if command is began[-1] else ignore)
 
 
 def read_finished(message: Message) -> Finished:
@@ -117,54 +117,24 @@ def _unread(owner: Owner, publication: int, error: InputError) -> Finished:
     return Finished(node_key, owner.fence, publication, unreported(UNREADABLE, error), reported=False)
 
 
-@value
-class Acked:
-    """The callbacks of a delivered report's command: ack the delivery after the commit, reject it when refused."""
+def acked_after(delivery: Delivery, reports: int, *, refused: bool = False) -> Settle:
+    """Return the function to call with the answer to each report of a delivery, which settles it after the last one.
 
-    delivery: Delivery
-
-    def done(self, answer: Any) -> None:
-        """Ack the delivery once the ledger has recorded its report; reject the delivery after a refusal."""
-        if isinstance(answer, CoditectError):
-            self.delivery.reject()
-        else:
-            self.delivery.ack()
-
-    def undone(self) -> None:
-        """Return the agent's report to the queue for the shard's next owner."""
-        self.delivery.requeue()
-
-
-class AckedTogether:
-    """The callbacks shared by all results of one message; after the last result they ack, reject or requeue it.
-
-    A delivery that is `refused` becomes a dead letter in any case, for a person to look at, once its results are
-    recorded.
+    It acks the delivery if the ledger has recorded all reports, and returns it to its queue for the shard's next owner
+    if one was left undone. Else it rejects the delivery, as it does in any case if the delivery is `refused`: a dead
+    letter, for a person to look at.
     """
+    answers: list[Any] = []
 
-    def __init__(self, delivery: Delivery, results: int, *, refused: bool = False) -> None:
-        self._delivery = delivery
-        self._left = results
-        self._refused = refused
-        self._undone = False
-
-    def done(self, answer: Any) -> None:
-        """Count one result as recorded or refused for good, and settle the delivery after the last result."""
-        self._refused = self._refused or isinstance(answer, CoditectError)
-        self._settle()
-
-    def undone(self) -> None:
-        """Count one result as left to the shard's next owner; the whole delivery then goes back to its queue."""
-        self._undone = True
-        self._settle()
-
-    def _settle(self) -> None:
-        self._left -= 1
-        if self._left:
+    def settle(answer: Any) -> None:
+        answers.append(answer)
+        if len(answers) < reports:
             return
-        if self._undone:
-            self._delivery.requeue()
-        elif self._refused:
-            self._delivery.reject()
+        if any(isinstance(each, Undone) for each in answers):
+            delivery.requeue()
+        elif refused or any(isinstance(each, CoditectError) for each in answers):
+            delivery.reject()
         else:
-            self._delivery.ack()
+            delivery.ack()
+
+    return settle

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from coditect.broker.port import Consumer
@@ -20,7 +20,7 @@ from dispatcher.ledger.commands import Due
 from dispatcher.ledger.timers import Timer
 from dispatcher.ports import Ports
 from dispatcher.shards import verbs
-from dispatcher.shards.completions import Settle
+from dispatcher.shards.completions import Settle, Undone
 
 log = logging.getLogger(__name__)
 
@@ -168,13 +168,19 @@ class TimerService:
             self._again(error)
             return
         for timer in due:
-            self._put(Due(timer), _FiredTimer(self._pause, self.look_again if timer is due[-1] else None))
+            self._put(Due(timer), partial(self._fired, timer is due[-1]))
         if not due:
             self._seen_ms = now_ms
             await self._look()
 
-    def _pause(self) -> None:
-        self._paused_until = _now() + AGAIN_MS / 1000
+    def _fired(self, is_last: bool, answer: Any) -> None:
+        """Look for the next timer after the last due one; pause before that if this one failed, as it is still due."""
+        if isinstance(answer, Undone):
+            return  # the shard's new owner reads the timers from the store
+        if isinstance(answer, CoditectError):
+            self._paused_until = _now() + AGAIN_MS / 1000
+        if is_last:
+            self.look_again()
 
     def _again(self, error: Retryable) -> None:
         """Plan another read of the timers 1 s after a failed one, and fire no time limits for 3 s."""
@@ -190,21 +196,3 @@ def _first(read_ms: int | None, set_ms: float) -> int | None:
 
 def _now() -> float:
     return asyncio.get_running_loop().time()
-
-
-@dataclass(frozen=True, slots=True)
-class _FiredTimer:
-    """The callbacks of the command for a due timer; after the last due one, the service looks for the next timer."""
-
-    pause: Callable[[], None]
-    look: Callable[[], None] | None
-
-    def done(self, answer: Any) -> None:
-        """Look for the next timer after the last due one; pause before that if this one failed, as it is still due."""
-        if isinstance(answer, CoditectError):
-            self.pause()
-        if self.look is not None:
-            self.look()
-
-    def undone(self) -> None:
-        """Do nothing when the shard was lost, since its new owner reads the timers from the store."""

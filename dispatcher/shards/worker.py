@@ -46,7 +46,7 @@ from dispatcher.ledger.workflows.recover import RecoveredShard, learn
 from dispatcher.metrics import ShardMetrics
 from dispatcher.ports import Ports
 from dispatcher.shards import batch
-from dispatcher.shards.completions import NOTHING, Answered, CommandRefused, RebuildAnswer, Settle
+from dispatcher.shards.completions import Settle, Undone, ignore, pass_on
 from dispatcher.shards.continuations import UnfinishedWork
 from dispatcher.shards.in_flight import InFlight
 from dispatcher.shards.publishing import ConfirmedPublications, ShardPublisher, tell
@@ -60,6 +60,8 @@ log = logging.getLogger(__name__)
 MAX_BATCH_COMMANDS = 256
 MAX_BATCH_BYTES = 1_000_000
 BATCH_RETRY_SECONDS = 0.2
+REBUILD_RETRY_SECONDS = 0.2
+"""The pause in seconds before a refused rebuild is tried again."""
 WORKER_CLOSE_SECONDS = 0.5
 """The seconds that a closing worker waits for the broker's confirms, and for its last updates to RQ."""
 OUTBOX_IDLE_SECONDS = 0.2
@@ -187,10 +189,10 @@ class ShardWorker:
         if self.projector is not None:
             self.projector.close()
         while self._entries:
-            self._entries.popleft().settle.undone()
+            self._entries.popleft().settle(Undone())
         self.in_flight.close()
 
-    def rebuild(self, marker: str, occasion: str, settle: Settle = NOTHING, *, kept: bool = False) -> None:
+    def rebuild(self, marker: str, occasion: str, settle: Settle = ignore, *, kept: bool = False) -> None:
         """Have all published tasks published again; if the broker `kept` its data, only mark them as perhaps missing.
         When the broker was `kept`, they only count as doubtful, and those on their way go on. `settle` gets the last
         publication number before the rebuild. A second call for the same occasion does nothing.
@@ -198,10 +200,16 @@ class ShardWorker:
         if not kept:
             self._publisher.hold(recall=marker != self.marker)
         self.marker = marker
-        retry = partial(self.rebuild, marker, occasion, kept=kept)
-        self.put(
-            Rebuild(marker, occasion, kept), RebuildAnswer(self._doubt_broker if kept else self._go_on, retry, settle)
-        )
+
+        def rebuilt(answer: Any) -> None:
+            if not isinstance(answer, CoditectError):
+                (self._doubt_broker if kept else self._go_on)(answer)
+            elif not isinstance(answer, Undone):
+                retry = partial(self.rebuild, marker, occasion, kept=kept)
+                asyncio.get_running_loop().call_later(REBUILD_RETRY_SECONDS, retry)
+            settle(answer)
+
+        self.put(Rebuild(marker, occasion, kept), rebuilt)
 
     def _doubt_broker(self, last: int) -> None:
         self.in_flight.doubt(last)
@@ -212,10 +220,16 @@ class ShardWorker:
     def _go_on(self, last: int) -> None:
         self._note_confirmed(self._publisher.go_on(last))
 
-    def put(self, command: Command, settle: Settle = NOTHING, *, size_bytes: int = 0, tries: int = 0) -> None:
-        """Queue a command for a later transaction; `settle.done` follows commit or refusal, else `settle.undone`."""
+    def ask(self, command: Command) -> asyncio.Future[Any]:
+        """Queue a command; its answer is awaited, which raises the error that refused it, or `Undone` (retryable)."""
+        answer = asyncio.get_running_loop().create_future()
+        self.put(command, partial(pass_on, answer))
+        return answer
+
+    def put(self, command: Command, settle: Settle = ignore, *, size_bytes: int = 0, tries: int = 0) -> None:
+        """Queue a command for a later transaction; `settle` is called with its answer or refusal, or with `Undone`."""
         if self.closed:
-            settle.undone()
+            settle(Undone())
             return
         self._entries.append(QueuedCommand(command, settle, size_bytes, tries))
         self._wake.set()
@@ -244,7 +258,7 @@ class ShardWorker:
                 break
             entry = self._entries.popleft()
             if isinstance(entry.command, Asked) and entry.command.until <= now:
-                entry.settle.done(Retryable("The request waited longer than its sender"))
+                entry.settle(Retryable("The request waited longer than its sender"))
                 continue
             entries.append(entry)
             size_bytes += entry.size_bytes
@@ -287,7 +301,7 @@ class ShardWorker:
 
     def _lose(self, entries: list[QueuedCommand]) -> None:
         for entry in entries:
-            entry.settle.undone()
+            entry.settle(Undone())
         self._give_back()
         self._on_lost(self.shard)
 
@@ -309,7 +323,7 @@ class ShardWorker:
         self._entries.extendleft(reversed(entries[len(done.answers) :]))
         try:
             for entry, answer in zip(entries, done.answers, strict=False):
-                entry.settle.done(answer)
+                entry.settle(answer)
         finally:
             self._after(done.effects)
 
@@ -395,7 +409,7 @@ class ShardWorker:
         if room > 0 and capability in self.backlog:
             del self.backlog[capability]
             self._ports.capacity.keep(capability, room)
-            self.put(Fill(capability, room), Answered(partial(self._filled, capability, room)))
+            self.put(Fill(capability, room), partial(self._filled, capability, room))
 
     def _filled(self, capability: str, room: int, more: Any) -> None:
         """Free the capacity that a `Fill` command reserved, and note whether more nodes of the capability wait."""
@@ -413,7 +427,7 @@ PAUSES_OF_KEPT = 25
 
 @value
 class QueuedCommand:
-    """A command in a shard worker's queue, with its callbacks, its size, and how many tries were refused."""
+    """A command in a shard worker's queue, with what gets its answer, its size, and how many tries were refused."""
 
     command: Command
     settle: Settle
@@ -442,12 +456,12 @@ class Refusals:
         log.error("A command cannot be done; it is refused", exc_info=error, extra={"shard": self._shard})
         refusal = error if isinstance(error, CoditectError) else CoditectError("The control plane failed on this")
         if not isinstance(entry.command, Finished) or entry.command.is_unrecorded:
-            entry.settle.done(refusal)
+            entry.settle(refusal)
         elif entry.tries < MAX_RESULT_TRIES:
             self._put_later(entry, self._pause_seconds * 2**entry.tries, tries=entry.tries + 1)
         else:
             self._unrecorded.value += 1
-            self._put(entry.command.unrecorded(error), CommandRefused(entry.settle, refusal))
+            self._put(entry.command.unrecorded(error), partial(_refused_before, entry.settle, refusal))
 
     def _leave_alone(self, entry: QueuedCommand, error: NewerVersion) -> None:
         """Retry a result or a start later, or refuse another command, as only a newer dispatcher can read its row."""
@@ -458,10 +472,15 @@ class Refusals:
         if isinstance(entry.command, Finished | Began):
             self._put_later(entry, self._pause_seconds * PAUSES_OF_KEPT, tries=entry.tries)
         else:
-            entry.settle.done(error)
+            entry.settle(error)
 
     def _put_later(self, entry: QueuedCommand, seconds: float, *, tries: int) -> None:
         loop = asyncio.get_running_loop()
         loop.call_later(
             seconds, lambda: self._put(entry.command, entry.settle, size_bytes=entry.size_bytes, tries=tries)
         )
+
+
+def _refused_before(settle: Settle, refusal: CoditectError, answer: Any) -> None:
+    """Settle an agent's refused result, once a failed attempt is recorded in its place, or could not be either."""
+    settle(answer if isinstance(answer, Undone) else refusal)

@@ -30,7 +30,6 @@ from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.ownership import shards
 from dispatcher.ports import Ports
 from dispatcher.shards import worker as worker_module
-from dispatcher.shards.completions import CommandAnswer
 from dispatcher.shards.in_flight import Flight
 from dispatcher.shards.worker import ShardWorker
 from dispatcher.store.errors import CommitUnknown, StoreUnavailable, TransactionTimedOut
@@ -96,9 +95,7 @@ class LoneWorker:
     capacity: Capacity
 
     async def say(self, command: Any) -> Any:
-        answer: CommandAnswer[Any] = CommandAnswer()
-        self.worker.put(command, answer)
-        return await answer.future
+        return await self.worker.ask(command)
 
     async def start(self, flow: Workflow | None = None, *, gated: bool = False) -> Any:
         """A workflow of the node `only`, if no other is given; `gated`, it comes after an approval."""

@@ -478,19 +478,14 @@ def test_loops_that_die_at_any_instant_lose_nothing(seed: int, deaths: list[tupl
     asyncio.run(live())
 
 
-class Raising:
+def raising(answer: object) -> None:
     """A settlement that cannot be told."""
-
-    def done(self, answer: object) -> None:
-        raise RuntimeError("the fault that was asked for")
-
-    def undone(self) -> None:
-        raise RuntimeError("the fault that was asked for")
+    raise RuntimeError("the fault that was asked for")
 
 
 async def test_worker_that_dies_with_a_command_in_hand_does_those_behind_it(lone: LoneWorker) -> None:
-    lone.worker.put(Continue(), Raising())
-    lone.worker.put(Continue(), Raising())
+    lone.worker.put(Continue(), raising)
+    lone.worker.put(Continue(), raising)
 
     await lone.start()
 

@@ -32,7 +32,6 @@ from dispatcher.ledger.timers import Timer
 from dispatcher.ledger.unit_of_work import BYTES_PER_STEP, UnitOfWork
 from dispatcher.shards import batch, worker
 from dispatcher.shards import timers as timer_service
-from dispatcher.shards.completions import CommandAnswer
 from dispatcher.shards.worker import ShardWorker
 from dispatcher.store.transaction import Transaction
 from tests.support import eventually
@@ -120,13 +119,12 @@ async def test_result_of_one_is_kept_for_it(
     await eventually(lambda: lone.published() == 1)
     as_it_was = await rewrite(lone.database, ONLY)
 
-    answer: CommandAnswer[Any] = CommandAnswer()
-    lone.worker.put(Finished(ONLY, lone.flight.fence, lone.flight.publication, completed()), answer)
+    answer = lone.worker.ask(Finished(ONLY, lone.flight.fence, lone.flight.publication, completed()))
     await eventually(lambda: len(tried) > 10 * worker.MAX_RESULT_TRIES)
-    settled_before = answer.future.done()
+    settled_before = answer.done()
     await lone.database.run(lambda tr: tr.set(STATUSES.pack(ONLY), as_it_was))
 
-    await answer.future
+    await answer
     row = await lone.database.read(lambda tr: tr.get(STATUSES.pack(ONLY)))
     assert not settled_before
     assert row is not None

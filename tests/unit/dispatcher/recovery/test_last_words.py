@@ -36,7 +36,7 @@ from dispatcher.liveness.monitor import Monitor
 from dispatcher.liveness.ping import PingAnswer
 from dispatcher.ports import Ports
 from dispatcher.recovery.failover import AtWork, LockHolders, Predecessors
-from dispatcher.shards.completions import Settle
+from dispatcher.shards.completions import Undone
 from dispatcher.shards.in_flight import SILENT_SECONDS, InFlight
 from dispatcher.shards.worker import ShardWorker
 from tests.support import eventually
@@ -65,10 +65,12 @@ class BegunWork:
         now = asyncio.get_running_loop().time()
         self.in_flight.follow(Transition(NODE, TaskState.WORKING, "work", "p1", row), now)
 
-    def put(self, command: Command, settle: Settle) -> None:
+    def ask(self, command: Command) -> asyncio.Future[None]:
         self.lost.append(command)
+        answer = asyncio.get_running_loop().create_future()
         if not self.stalls:
-            settle.done(None)
+            answer.set_result(None)
+        return answer
 
 
 @dataclass
@@ -239,12 +241,11 @@ class Keeper:
     """How many locks each answer releases."""
     asked: list[Command] = field(default_factory=list)
 
-    def put(self, command: Command, settle: Settle) -> None:
+    async def ask(self, command: Command) -> dict[str, Any]:
         self.asked.append(command)
-        if self.answers:
-            settle.done({"released": self.each, "more": len(self.asked) < self.answers})
-        else:
-            settle.undone()
+        if not self.answers:
+            raise Undone
+        return {"released": self.each, "more": len(self.asked) < self.answers}
 
 
 @dataclass

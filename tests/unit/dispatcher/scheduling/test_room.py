@@ -35,7 +35,7 @@ from dispatcher.ledger.commands import Asked, Command, Fill, Lost, NoQueue, Prop
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ports import Ports
 from dispatcher.scheduling.scheduler import Bridge, Scheduler
-from dispatcher.shards.completions import Settle
+from dispatcher.shards.completions import Settle, Undone
 from dispatcher.shards.ownership import ShardOwnership
 from dispatcher.taskgraph.port import JobState, Proposal, RequestKind, ToolRequest
 from tests.contract.graph.scene import counted
@@ -228,7 +228,7 @@ async def test_room_is_kept_for_what_rq_brought_until_it_is_settled() -> None:
 
     await made.proposed([Proposal("w", node, "slow") for node in "abc"])
     kept = room.room_for("slow"), room.room()["slow"]
-    workers.put_down[0][1].done(1)
+    workers.put_down[0][1](1)
 
     assert workers.commands == [
         Proposed((NodeKey("w", "a"), NodeKey("w", "b")), "slow"),
@@ -244,7 +244,7 @@ async def test_room_is_free_again_when_what_rq_brought_is_not_claimed(how: str) 
     made, room = scheduler(workers)
     await made.proposed([Proposal("w", node, "slow") for node in "ab"])
     for _, settle in workers.put_down:
-        settle.undone() if how == "undone" else settle.done(InputError("no"))
+        settle(Undone() if how == "undone" else InputError("no"))
 
     assert len(workers.put_down) == (how != "gone")
     assert room.room_for("slow") == 2
@@ -268,7 +268,7 @@ async def test_request_in_rq_stands_until_it_was_answered_for_good(answer: objec
 
     await made.requested([ToolRequest("w", "a", RequestKind.REQUEUE)])
     ((asked, settle),) = workers.put_down
-    settle.done(answer)
+    settle(answer)
 
     assert isinstance(asked, Asked)
     assert [type(command) for command in workers.commands[1:]] == [Proposed] * told

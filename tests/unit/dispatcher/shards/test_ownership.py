@@ -34,7 +34,6 @@ from dispatcher.ledger.ownership.policy import Policy
 from dispatcher.ledger.ownership.shards import shard_of
 from dispatcher.retention import SWEEP_LEASE
 from dispatcher.shards import worker as worker_module
-from dispatcher.shards.completions import CommandAnswer
 from dispatcher.shards.ownership import ShardOwnership
 from dispatcher.shards.results import ResultsConsumer
 from dispatcher.shards.worker import ShardWorker
@@ -360,9 +359,7 @@ async def test_shards_are_free_within_a_second_while_the_broker_is_blocked_and_a
         await registry.asked.wait()
         made.server.block()
         for workflow in (f"w{number}" for number in range(100)):
-            answer: CommandAnswer[object] = CommandAnswer()
-            workers[shard_of(workflow, MANY_SHARDS)].put(start_of(workflow), answer)
-            await answer.future
+            await workers[shard_of(workflow, MANY_SHARDS)].ask(start_of(workflow))
 
         began, end = now(), asyncio.create_task(ending.aclose())
         while await made.database.read(leases.beats):

@@ -38,7 +38,7 @@ from dispatcher.ledger.rows import NodeRecord, RunRecord, WorkflowRecord
 from dispatcher.ledger.workflows import republish
 from dispatcher.shards import status_cache as status_cache_module
 from dispatcher.shards.batch import Batch, BatchResult
-from dispatcher.shards.completions import CommandAnswer
+from dispatcher.shards.completions import pass_on
 from dispatcher.shards.in_flight import InFlight
 from dispatcher.shards.publishing import ConfirmedPublications, ShardPublisher, send_cancel
 from dispatcher.shards.status_cache import StatusCache
@@ -138,14 +138,14 @@ async def test_rebuild_that_is_asked_for_twice_publishes_once_what_the_first_one
     await lone.start()
     await eventually(lambda: lone.published() == 1)
     lone.server.stop()
-    noted: CommandAnswer[int] = CommandAnswer()
-    lone.worker.rebuild("marker", "a person", noted)
-    last = await noted.future
+    noted = asyncio.get_running_loop().create_future()
+    lone.worker.rebuild("marker", "a person", partial(pass_on, noted))
+    last = await noted
     await eventually(lambda: lone.flight.publication > last)
 
-    again: CommandAnswer[int] = CommandAnswer()
-    lone.worker.rebuild("marker", "a person", again)
-    assert await again.future == last
+    again = asyncio.get_running_loop().create_future()
+    lone.worker.rebuild("marker", "a person", partial(pass_on, again))
+    assert await again == last
     lone.server.start()
 
     await eventually(lambda: lone.published() == 2)
@@ -157,12 +157,12 @@ async def test_shard_publishes_again_after_a_refused_rebuild(lone: LoneWorker, m
     def refuse(*_: Any, **__: Any) -> int:
         raise ValueError("The fault that was asked for")
 
-    noted: CommandAnswer[int] = CommandAnswer()
+    noted = asyncio.get_running_loop().create_future()
     with monkeypatch.context() as patched:
         patched.setattr(republish, "begin", refuse)
-        lone.worker.rebuild("marker", "a person", noted)
+        lone.worker.rebuild("marker", "a person", partial(pass_on, noted))
         with pytest.raises(CoditectError, match="failed on this"):
-            await noted.future
+            await noted
 
     await lone.start()
 
@@ -201,9 +201,7 @@ async def test_confirm_amid_a_commit_causes_none_of_its_own(lone: LoneWorker, mo
     with monkeypatch.context() as patched:
         patched.setattr(lone.database, "run", confirmed_meanwhile)
         for _ in range(2):
-            answer = CommandAnswer[object]()
-            lone.worker.put(Continue(), answer)
-            await answer.future
+            await lone.worker.ask(Continue())
 
     assert [len(one.commands) for one in committed] == [1, 1], "none for the confirmed row alone"
     assert [list(one.confirmed) for one in committed] == [[], [999]]

@@ -95,9 +95,9 @@ class Around:
     async def _do(self, timer: Timer, settle: Settle) -> None:
         if timer.kind == self.refused:
             self.refusals += 1
-            settle.done(CoditectError("The control plane failed on this"))
+            settle(CoditectError("The control plane failed on this"))
             return
-        settle.done(await self.database.run(lambda tr: timers.finish(tr, timer)))
+        settle(await self.database.run(lambda tr: timers.finish(tr, timer)))
 
     async def listen(self) -> None:
         """The shard's queues are consumed, and its alarm knows by whom."""

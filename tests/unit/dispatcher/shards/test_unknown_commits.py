@@ -119,16 +119,9 @@ async def test_batch_is_settled_once_when_the_ledger_does_not_tell_at_first(lone
     free = lone.capacity.room_for(CAPABILITY)
     told: list[Any] = []
 
-    class Counted:
-        def done(self, answer: Any) -> None:
-            told.append(answer)
-
-        def undone(self) -> None:
-            told.append("undone")
-
     lone.database.doubt, lone.database.silent = doubt, 3
-    lone.worker.put(Finished(ONLY, lone.flight.fence, publication, completed()), Counted())
-    lone.worker.put(Fill(CAPABILITY, 5), Counted())
+    lone.worker.put(Finished(ONLY, lone.flight.fence, publication, completed()), told.append)
+    lone.worker.put(Fill(CAPABILITY, 5), told.append)
     lone.worker.fill(CAPABILITY, 7)
 
     await eventually(lambda: not len(lone.worker.in_flight))

@@ -45,6 +45,7 @@ from dispatcher.ledger.workflows import continuations
 from dispatcher.ports import Ports
 from dispatcher.shards import batch
 from dispatcher.shards import continuations as shard_continuations
+from dispatcher.shards.completions import Settle, Undone
 from dispatcher.shards.continuations import log as continuations_log
 from dispatcher.shards.results import ResultsConsumer
 from dispatcher.shards.worker import ShardWorker
@@ -81,20 +82,12 @@ class Settled:
     def __init__(self) -> None:
         self.told: list[tuple[str, str]] = []
 
-    def of(self, name: str) -> _One:
-        return _One(name, self.told)
+    def of(self, name: str) -> Settle:
+        def settle(answer: Any) -> None:
+            refused = "refused" if isinstance(answer, CoditectError) else "done"
+            self.told.append((name, "undone" if isinstance(answer, Undone) else refused))
 
-
-class _One:
-    def __init__(self, name: str, told: list[tuple[str, str]]) -> None:
-        self._name = name
-        self._told = told
-
-    def done(self, answer: Any) -> None:
-        self._told.append((self._name, "refused" if isinstance(answer, CoditectError) else "done"))
-
-    def undone(self) -> None:
-        self._told.append((self._name, "undone"))
+        return settle
 
 
 @asynccontextmanager
