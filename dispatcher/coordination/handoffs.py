@@ -22,11 +22,11 @@ from typing import Any
 from coditect.errors import Conflict, InputError, InvalidTask, NotFound, Retryable, TooLarge
 from coditect.model.capability import check_capability_name
 from coditect.model.ids import AgentId
-from coditect.model.result import Failure, Outcome, Status
+from coditect.model.result import Failure
 from coditect.wire import control_messages, routing
 from coditect.wire.control import Started, Verb
-from coditect.wire.json import dumps, loads
-from coditect.wire.tasks import has_claims, result_message
+from coditect.wire.json import loads
+from coditect.wire.tasks import has_claims
 from coditect.wire.workflow_tasks import HandoffOffer
 from coditect.workflow.states import TaskState
 from dispatcher.coordination import handoff_rows, locks
@@ -300,11 +300,7 @@ def _close(unit: UnitOfWork, handoff: HandoffRecord, state: str, *, by: str = ""
     handoff.state, handoff.by, handoff.why, handoff.ended_ms = state, by, why, unit.now_ms
     timers.cancel(unit.tr, "", handoff.id, EXPIRY)
     handoff_rows.write(unit.tr, handoff)
-    address = routing.reply_address(handoff.reply_to)
-    if address is not None and address.exchange:
-        outcome = Outcome(Status.COMPLETED, dumps({"state": state}), None, handoff.ticket)
-        message = result_message(outcome, capability="control")
-        unit.effects.messages.append(OutgoingMessage(message, address.exchange, address.routing_key))
+    unit.effects.push(handoff.reply_to, handoff.ticket, {"state": state})
     if state == handoff_rows.ACCEPTED:
         _say(unit, handoff, state, by=by, capability=handoff.capability)
     elif state != handoff_rows.DECLINED or not handoff.asked:

@@ -18,15 +18,11 @@ from typing import Any, TypeAlias
 
 from coditect.errors import InvalidTask
 from coditect.model.limits import KEY_LOCKS
-from coditect.model.result import Outcome, Status
 from coditect.wire.control import Verb
 from coditect.wire.json import dumps, loads
-from coditect.wire.routing import reply_address
-from coditect.wire.tasks import result_message
 from dispatcher.coordination import lock_rows as rows
 from dispatcher.coordination.lock_rows import AT_MOST, EXCLUSIVE, SHARED, Place, Ticket
 from dispatcher.ledger import answers, timers, versions
-from dispatcher.ledger.effects import OutgoingMessage
 from dispatcher.ledger.handlers.requests import Query, ShardChange
 from dispatcher.ledger.keyspace import LOCK_QUEUES, LOCKS
 from dispatcher.ledger.ownership.shards import LOCKS_SHARD_KEY, fixed_count, shard_of
@@ -122,7 +118,7 @@ def hand_over(unit: UnitOfWork, task: str, before: str, agent: str) -> None:
             continue
         rows.remove(unit, ticket)  # its timer stays: it makes the shard of the locks look for the next one
         answers.end_ticket(unit.tr, shard, name, {"state": GONE}, now_ms=unit.now_ms)
-        _push(unit, ticket, {"state": GONE, "reason": f"its task was handed off to {agent}"})
+        unit.effects.push(ticket.reply_to, ticket.id, {"state": GONE, "reason": f"its task was handed off to {agent}"})
         ticket.id, ticket.agent, ticket.owner, ticket.reply_to = f"{name}+", agent, rows.of_task(task), ""
         ticket.fence, ticket.expires_ms = rows.next_number(unit), unit.now_ms + max(ticket.ttl_ms, KEPT_MS)
         rows.add(unit, ticket)
@@ -221,7 +217,7 @@ def _grant_next(unit: UnitOfWork, resources: Iterable[str]) -> None:
             if ticket is not None and not ticket.fence and not rows.is_barred(unit.tr, ticket):
                 ticket.fence = rows.next_number(unit)
                 rows.write(unit, ticket)
-                _push(unit, ticket, _state(unit, ticket))
+                unit.effects.push(ticket.reply_to, ticket.id, _state(unit, ticket))
                 _say(unit, ticket, "acquired", mode=ticket.mode, reason=ticket.reason)
             counted = rows.most_together(place.mode) is not None
             if place.mode == EXCLUSIVE or (counted and ticket is not None and not ticket.fence):
@@ -283,7 +279,7 @@ def _drop(unit: UnitOfWork, ticket: Ticket, *, reason: str = "") -> None:
     rows.remove(unit, ticket)
     _end(unit, ticket.id, {"state": GONE})
     if reason:
-        _push(unit, ticket, {"state": GONE, "reason": reason})
+        unit.effects.push(ticket.reply_to, ticket.id, {"state": GONE, "reason": reason})
         _say(unit, ticket, "lost", reason=reason, lock_reason=ticket.reason)
     elif ticket.fence:
         _say(unit, ticket, "released", reason=ticket.reason)
@@ -295,15 +291,6 @@ def _say(unit: UnitOfWork, ticket: Ticket, kind: str, **facts: Any) -> None:
         return
     known = {"resources": ticket.resources, "agent": ticket.agent, "fence": ticket.fence, "metadata": ticket.metadata}
     unit.effects.say(f"lock.{kind}", ticket.task, **known, **facts)
-
-
-def _push(unit: UnitOfWork, ticket: Ticket, state: dict[str, Any]) -> None:
-    """Tell a lock request's owner its state after the commit; if the message is lost, the next renewal tells it."""
-    outcome = Outcome(Status.COMPLETED, dumps(state), None, ticket.id)
-    address = reply_address(ticket.reply_to)
-    if address is not None and address.exchange:
-        message = result_message(outcome, capability="control")
-        unit.effects.messages.append(OutgoingMessage(message, address.exchange, address.routing_key))
 
 
 def _state(unit: UnitOfWork, ticket: Ticket) -> dict[str, Any]:

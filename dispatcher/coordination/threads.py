@@ -12,15 +12,10 @@ from typing import Any
 
 from coditect.errors import InputError, InvalidTask, TooLarge
 from coditect.model.ids import is_uuid
-from coditect.model.result import Outcome, Status
 from coditect.wire.control import Verb
-from coditect.wire.json import dumps
-from coditect.wire.routing import reply_address
-from coditect.wire.tasks import result_message
 from dispatcher.coordination import thread_rows
 from dispatcher.coordination.thread_rows import KeptMessage, Listening, Member, ThreadRecord
 from dispatcher.ledger import versions
-from dispatcher.ledger.effects import OutgoingMessage
 from dispatcher.ledger.handlers.requests import Query, ShardChange
 from dispatcher.ledger.keyspace import THREAD_MESSAGES, THREADS
 from dispatcher.ledger.timers import Timer
@@ -104,7 +99,7 @@ def say(unit: UnitOfWork, body: Body) -> dict[str, Any]:
     thread_rows.write_member(unit.tr, thread.id, sender, Member(done.read, done.said + 1))
     for listener in thread_rows.listening(unit.tr, thread.id):
         if listener.participant != sender and kept.is_for([listener.participant]):
-            _push(unit, listener, kept.as_json(thread.last))
+            unit.effects.push(listener.reply_to, listener.ticket, kept.as_json(thread.last))
     facts = {"number": thread.last, "sender": sender, "message_type": kept.type, "to": kept.to, "task": thread.task}
     unit.effects.say("agent.message.sent", thread.id, workflow_id=thread.workflow, **facts)
     return {"number": thread.last, "at_ms": unit.now_ms}
@@ -142,7 +137,7 @@ def close(unit: UnitOfWork, body: Body) -> dict[str, Any]:
         thread.reason = _name(body, "reason", "", longest=LONGEST_THREAD_TEXT_BYTES)
         thread_rows.write(unit.tr, thread)
         for listener in thread_rows.listening(unit.tr, thread.id):
-            _push(unit, listener, {"closed": True})
+            unit.effects.push(listener.reply_to, listener.ticket, {"closed": True})
         facts = {"reason": thread.reason, "messages": thread.last, "task": thread.task}
         unit.effects.say("agent.collab.ended", thread.id, workflow_id=thread.workflow, **facts)
     return show(unit.tr, body)
@@ -237,14 +232,6 @@ def _name(body: Body, field: str, default: str | None = None, *, longest: int = 
     if not is_name(value, longest):
         raise InvalidTask("A field of the request is no text, or too long", field=field, longest=longest)
     return str(value)
-
-
-def _push(unit: UnitOfWork, listener: Listening, news: dict[str, Any]) -> None:
-    """Send news of a message thread to a listening process after the commit; if lost, the process reads it later."""
-    address = reply_address(listener.reply_to)
-    if address is not None and address.exchange:
-        message = result_message(Outcome(Status.COMPLETED, dumps(news), None, listener.ticket), capability="control")
-        unit.effects.messages.append(OutgoingMessage(message, address.exchange, address.routing_key))
 
 
 _shard_key = partial(text, name="thread")

@@ -7,8 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self, TypeAlias
 
 from coditect.model.message import Message, value
-from coditect.model.result import Failure
+from coditect.model.result import Failure, Outcome, Status
 from coditect.model.task import Task
+from coditect.wire.json import dumps
+from coditect.wire.routing import reply_address
+from coditect.wire.tasks import result_message
 from coditect.workflow.definition import COMPENSATION, Call, Node, OnFailure, defined_name
 from coditect.workflow.states import TaskState, WorkflowState
 from dispatcher.ledger.rows import RunRecord
@@ -202,3 +205,10 @@ class Effects:
     def say(self, type_: str, workflow: str, **facts: Any) -> None:
         """Add an event about a workflow, or another subject such as a breaker, to be published after the commit."""
         self.notices.append(Notice(type_, workflow, facts))
+
+    def push(self, reply_to: str, ticket: str, news: dict[str, Any]) -> None:
+        """Send news to the process that waits with a ticket, after the commit; if they are lost, it asks later."""
+        address = reply_address(reply_to)
+        if address is not None and address.exchange:
+            message = result_message(Outcome(Status.COMPLETED, dumps(news), None, ticket), capability="control")
+            self.messages.append(OutgoingMessage(message, address.exchange, address.routing_key))
