@@ -47,7 +47,7 @@ def list_audit(tr: Reads, body: Body) -> dict[str, Any]:
     wanted = {name: text(body, name) for name in _CONDITIONS if body.get(name)}
     automatic = body.get("automatic")
     if body.get("workflow"):
-        node = text(body, "node") if body.get("node") else ""
+        node = text(body, "node", "")
         rows = trail.of_workflow(tr, text(body, "workflow"), node)
         return {"entries": [_entry(*row) for row in rows if _fits(row[1], wanted, automatic)], "next": None}
     limit = min(number(body, "limit", 100), MAX_AUDIT_ENTRIES)

@@ -151,7 +151,7 @@ def _read(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, body: Body, plac
         row.fence,
         _line(body, LONGEST_HANDOFF_TEXT_BYTES),
         body.get("context"),
-        _name(body, "reply_to") if body.get("reply_to") else "",
+        _name(body, "reply_to", ""),
         unit.now_ms,
         unit.now_ms + min(max(number(body, "timeout_ms", 60_000), shortest), longest),
         waiting=_candidates(body),

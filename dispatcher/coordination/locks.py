@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from itertools import islice
 from typing import Any, TypeAlias
 
@@ -29,7 +28,7 @@ from dispatcher.ledger.ownership.shards import LOCKS_SHARD_KEY, fixed_count, sha
 from dispatcher.ledger.timers import LOCK_EXPIRY, Timer
 from dispatcher.ledger.unit_of_work import UnitOfWork
 from dispatcher.ledger.workflows.queries import Body
-from dispatcher.ledger.workflows.submit import is_name, number, text
+from dispatcher.ledger.workflows.submit import document, is_name, names, number, text
 from dispatcher.store.transaction import Reads, Transaction
 
 MOST_RESOURCES = 32
@@ -96,8 +95,9 @@ def _end(unit: UnitOfWork, name: str, answer: dict[str, Any]) -> dict[str, Any]:
 def _release_named(unit: UnitOfWork, agent: str, body: Body) -> None:
     """Release the agent's locks that a new lock request names as released, since their own requests may come later."""
     named = body.get("released")
-    names = list(dict.fromkeys(filter(_is_name, named if isinstance(named, list) else ())))[:MAX_RELEASED]
-    for name, (ticket, end) in zip(names, _find(unit, names), strict=True):
+    known = [name for name in named if is_name(name, LONGEST_LOCK_NAME_BYTES)] if isinstance(named, list) else []
+    tickets = list(dict.fromkeys(known))[:MAX_RELEASED]
+    for name, (ticket, end) in zip(tickets, _find(unit, tickets), strict=True):
         if ticket is not None and ticket.agent == agent:
             _drop(unit, ticket)
             _grant_next(unit, ticket.resources)
@@ -231,37 +231,14 @@ def _read(unit: UnitOfWork, body: Body) -> Ticket:
         raise InvalidTask("A lock has no such mode", given=str(mode)[:80], known=known)
     shortest, longest = TTL_MS
     ttl_ms = min(max(number(body, "ttl_ms", 10_000), shortest), longest)
-    ticket, agent, owner = (text(body, name) for name in ("ticket", "agent", "owner"))
-    task, reply_to = (str(body.get(name) or "") for name in ("task", "reply_to"))
-    if not all(map(_is_name, (ticket, agent, owner, task or "-", reply_to or "-"))):
-        raise InvalidTask("A name in the request is too long", limit=LONGEST_LOCK_NAME_BYTES)
-    resources, purpose = _resources(body), _purpose(body)
-    until = unit.now_ms + ttl_ms
-    return Ticket(ticket, agent, task, owner, mode, resources, ttl_ms, reply_to, 0, 0, unit.now_ms, until, *purpose)
-
-
-def _purpose(body: Body) -> tuple[str, dict[str, Any]]:
-    """Return the reason and the metadata that a request for a lock gives, both possibly empty."""
-    reason, metadata = body.get("reason") or "", {} if body.get("metadata") is None else body["metadata"]
-    if reason and not is_name(reason, LONGEST_REASON):
-        raise InvalidTask("The reason of a lock is no text, or too long", field="reason", longest=LONGEST_REASON)
-    if not isinstance(metadata, dict) or len(versions.LOCK.pack_checked(metadata)) > MOST_METADATA_BYTES:
-        raise InvalidTask("The metadata of a lock are no object, or too large", most_bytes=MOST_METADATA_BYTES)
-    return reason, metadata
-
-
-def _resources(body: Body) -> list[str]:
-    named = body.get("resources")
-    if not isinstance(named, list) or not 1 <= len(named) <= MOST_RESOURCES or not all(map(_is_name, named)):
-        raise InvalidTask(
-            "A lock needs a list of resources",
-            field="resources",
-            fix=f"name 1 to {MOST_RESOURCES} resources, each of at most {LONGEST_LOCK_NAME_BYTES} bytes",
-        )
-    return sorted(set(named))
-
-
-_is_name = partial(is_name, longest=LONGEST_LOCK_NAME_BYTES)
+    ticket, agent, owner = (text(body, name, longest=LONGEST_LOCK_NAME_BYTES) for name in ("ticket", "agent", "owner"))
+    task, reply_to = (text(body, name, "", longest=LONGEST_LOCK_NAME_BYTES) for name in ("task", "reply_to"))
+    resources = names(body, "resources", least=1, most=MOST_RESOURCES, longest=LONGEST_LOCK_NAME_BYTES)
+    reason, metadata = text(body, "reason", "", longest=LONGEST_REASON), document(body, "metadata")
+    if len(versions.LOCK.pack_checked(metadata)) > MOST_METADATA_BYTES:
+        raise InvalidTask("The metadata of a lock are too large", most_bytes=MOST_METADATA_BYTES)
+    times = unit.now_ms, unit.now_ms + ttl_ms
+    return Ticket(ticket, agent, task, owner, mode, sorted(resources), ttl_ms, reply_to, 0, 0, *times, reason, metadata)
 
 
 def _timer_name(ticket: Ticket) -> str:

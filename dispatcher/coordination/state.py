@@ -77,7 +77,7 @@ def put(unit: UnitOfWork, body: Body) -> dict[str, Any]:
 def list_keys(tr: Reads, body: Body) -> dict[str, Any]:
     """Return a page of the undeleted keys, not the values, of a space of shared state, ascending or descending."""
     space, backwards = _space(body), bool(body.get("reverse"))
-    prefix = text(body, "prefix", longest=LONGEST_STATE_NAME_BYTES) if body.get("prefix") else ""
+    prefix = text(body, "prefix", "", longest=LONGEST_STATE_NAME_BYTES)
     begin = SPACES.pack((space, prefix))[:-1]  # without the end of the text, so that longer keys are in the range
     end = begin + b"\xff"
     if body.get("after"):

@@ -21,7 +21,7 @@ from dispatcher.ledger.keyspace import THREAD_MESSAGES, THREADS
 from dispatcher.ledger.timers import Timer
 from dispatcher.ledger.unit_of_work import UnitOfWork
 from dispatcher.ledger.workflows.queries import Body, page_of, rows_within
-from dispatcher.ledger.workflows.submit import is_name, number, text
+from dispatcher.ledger.workflows.submit import document, names, number, text
 from dispatcher.store.transaction import Reads
 
 EXPIRY = "thread.expiry"
@@ -55,16 +55,16 @@ def open_thread(unit: UnitOfWork, body: Body) -> dict[str, Any]:
     thread = ThreadRecord(
         name,
         _name(body, "type", "discussion"),
-        _name(body, "title", "", longest=LONGEST_THREAD_TEXT_BYTES),
+        _text(body, "title"),
         _names(body, "participants", least=1),
-        _name(body, "task", "", longest=LONGEST_THREAD_TEXT_BYTES),
-        _name(body, "workflow", "", longest=LONGEST_THREAD_TEXT_BYTES),
-        _name(body, "writer", "", longest=LONGEST_THREAD_TEXT_BYTES),
+        _text(body, "task"),
+        _text(body, "workflow"),
+        _text(body, "writer"),
         unit.now_ms,
         unit.now_ms,
         min(max(number(body, "keep_ms", DEFAULT_RETENTION_MS), shortest), longest),
-        ticket=_name(body, "ticket", "", longest=LONGEST_THREAD_TEXT_BYTES),
-        metadata=_metadata(body),
+        ticket=_text(body, "ticket"),
+        metadata=document(body, "metadata"),
     )
     if (size := len(thread_rows.packed_thread(thread))) > MOST_MESSAGE_BYTES:
         fix = "put the large part into a message of the thread, or into shared state"
@@ -134,7 +134,7 @@ def close(unit: UnitOfWork, body: Body) -> dict[str, Any]:
     thread = thread_rows.read(unit.tr, text(body, "thread"))
     if not thread.closed_ms:
         thread.closed_ms = thread.last_ms = unit.now_ms
-        thread.reason = _name(body, "reason", "", longest=LONGEST_THREAD_TEXT_BYTES)
+        thread.reason = _text(body, "reason")
         thread_rows.write(unit.tr, thread)
         for listener in thread_rows.listening(unit.tr, thread.id):
             unit.effects.push(listener.reply_to, listener.ticket, {"closed": True})
@@ -172,25 +172,18 @@ def _check_room(thread: ThreadRecord, sender: str, done: Member) -> None:
 
 
 def _read(unit: UnitOfWork, thread: ThreadRecord, sender: str, body: Body) -> KeptMessage:
-    to, metadata = _names(body, "to"), _metadata(body)
+    to, metadata = _names(body, "to", least=0), document(body, "metadata")
     if strangers := set(to) - set(thread.participants):
         known = thread.participants
         fix = "name participants, or no one at all for all of them"
         raise InputError("This is no participant of the thread", given=sorted(strangers)[:5], known=known, fix=fix)
-    by, task = (_name(body, field, "", longest=LONGEST_THREAD_TEXT_BYTES) for field in ("writer", "task"))
+    by, task = (_text(body, field) for field in ("writer", "task"))
     kind = _name(body, "type", "text")
     kept = KeptMessage(_name(body, "message"), sender, by, task, kind, body.get("value"), to, metadata, unit.now_ms)
     if (size := len(thread_rows.packed(kept))) > MOST_MESSAGE_BYTES:
         fix = "put the large part into shared state or a blob, and say where it is"
         raise TooLarge("A message is too large for a thread", bytes=size, limit=MOST_MESSAGE_BYTES, fix=fix)
     return kept
-
-
-def _metadata(body: Body) -> dict[str, Any]:
-    metadata = body.get("metadata") or {}
-    if not isinstance(metadata, dict):
-        raise InvalidTask("The metadata of a thread or message are an object", field="metadata")
-    return metadata
 
 
 def _listen(unit: UnitOfWork, thread: ThreadRecord, participant: str, body: Body) -> None:
@@ -212,28 +205,9 @@ def _participant(thread: ThreadRecord, body: Body) -> str:
     return found
 
 
-def _names(body: Body, field: str, *, least: int = 0) -> list[str]:
-    named = body.get(field) or []
-    if (
-        not isinstance(named, list)
-        or not least <= len(named) <= MOST_PARTICIPANTS
-        or not all(is_name(name, LONGEST_PARTICIPANT_BYTES) for name in named)
-    ):
-        fix = f"name {least} to {MOST_PARTICIPANTS}, each of 1 to {LONGEST_PARTICIPANT_BYTES} bytes"
-        raise InvalidTask("A field of the request is no list of names", field=field, fix=fix)
-    return list(dict.fromkeys(named))
-
-
-def _name(body: Body, field: str, default: str | None = None, *, longest: int = LONGEST_PARTICIPANT_BYTES) -> str:
-    """Return a text field of a request, at most `longest` bytes; the default, if any, when it is missing or empty."""
-    value = body.get(field)
-    if not value and default is not None:
-        return default
-    if not is_name(value, longest):
-        raise InvalidTask("A field of the request is no text, or too long", field=field, longest=longest)
-    return str(value)
-
-
+_name = partial(text, longest=LONGEST_PARTICIPANT_BYTES)
+_text = partial(text, default="", longest=LONGEST_THREAD_TEXT_BYTES)
+_names = partial(names, most=MOST_PARTICIPANTS, longest=LONGEST_PARTICIPANT_BYTES)
 _shard_key = partial(text, name="thread")
 
 

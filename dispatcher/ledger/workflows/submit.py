@@ -99,18 +99,45 @@ def start_known(
     return run
 
 
-def text(body: Mapping[str, Any], name: str, *, longest: int | None = None) -> str:
-    """Return a required text field of a request's body, of at most `longest` bytes.
+def text(body: Mapping[str, Any], name: str, default: str | None = None, *, longest: int | None = None) -> str:
+    """Return a text field of a request's body, of at most `longest` bytes; the default, if any, when it is empty.
 
     Raises:
-        InvalidTask: when the field is missing, empty, no text or too long.
+        InvalidTask: when the field is no text or too long, or is missing or empty and has no default.
     """
     value = body.get(name)
+    if not value and default is not None:
+        return default
     if not isinstance(value, str) or not value:
         raise InvalidTask("A field of the request is missing or no text", field=name)
     if longest is not None and not is_name(value, longest):
         raise InvalidTask("A field of the request is too long", field=name, longest=longest)
     return value
+
+
+def names(body: Mapping[str, Any], field: str, *, least: int, most: int, longest: int) -> list[str]:
+    """Return a field of a request's body that lists `least` to `most` names of at most `longest` bytes, each once.
+
+    Raises:
+        InvalidTask: when the field is no such list.
+    """
+    found = body.get(field) or []
+    if not isinstance(found, list) or not least <= len(found) <= most or not all(is_name(n, longest) for n in found):
+        fix = f"name {least} to {most}, each of 1 to {longest} bytes"
+        raise InvalidTask("A field of the request is no list of names", field=field, fix=fix)
+    return list(dict.fromkeys(found))
+
+
+def document(body: Mapping[str, Any], field: str) -> dict[str, Any]:
+    """Return a field of a request's body that is a JSON object; an empty one when it is missing.
+
+    Raises:
+        InvalidTask: when the field is no object.
+    """
+    value = body.get(field)
+    if value is not None and not isinstance(value, dict):
+        raise InvalidTask("A field of the request is no object", field=field)
+    return value or {}
 
 
 def is_name(value: object, longest: int) -> bool:
