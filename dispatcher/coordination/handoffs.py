@@ -44,7 +44,7 @@ from dispatcher.ledger.nodes.inputs import body_of
 from dispatcher.ledger.rows import NodeRecord
 from dispatcher.ledger.timers import Timer
 from dispatcher.ledger.unit_of_work import UnitOfWork
-from dispatcher.ledger.workflows.queries import Body, rows_within
+from dispatcher.ledger.workflows.queries import Body, page_of
 from dispatcher.ledger.workflows.submit import is_name, number, text
 from dispatcher.store.transaction import Reads
 
@@ -384,23 +384,13 @@ def list_handoffs(tr: Reads, body: Body) -> dict[str, Any]:
     Of a `task`, a `workflow`, or an `agent` that hands off, is asked or accepted; or only open ones.
     """
     within = () if not body.get("workflow") else (text(body, "workflow"),)
-    begin, end = HANDOFFS.range(_task(text(body, "task")) if body.get("task") else within)
-    if body.get("after"):
-        node_key, place = handoff_rows.node_of(text(body, "after"))
-        begin = max(begin, HANDOFFS.pack((*node_key, place)) + b"\0")
-    limit, agent = (
-        min(number(body, "limit", MAX_HANDOFFS_PAGE), MAX_HANDOFFS_PAGE),
-        body.get("agent") and text(body, "agent"),
-    )
-    found, more = rows_within(tr, begin, end, limit=limit)
-    handoffs = [_unpacked(key, row) for key, row in found]
+    prefix = _task(text(body, "task")) if body.get("task") else within
+    found, following = page_of(tr, HANDOFFS, prefix, body, max_page=MAX_HANDOFFS_PAGE, large=True)
+    keys = ((HANDOFFS.unpack(key), row) for key, row in found)
+    handoffs = [handoff_rows.unpack(NodeKey(*names), int(place), row) for (*names, place), row in keys]
+    agent = text(body, "agent", "")
     shown = [handoff.as_json(whole=False) for handoff in handoffs if _fits(handoff, agent, body)]
-    return {"handoffs": shown, "next": handoffs[-1].id if more else None}
-
-
-def _unpacked(key: bytes, row: bytes) -> HandoffRecord:
-    workflow, node, place = HANDOFFS.unpack(key)
-    return handoff_rows.unpack(NodeKey(workflow, node), int(place), row)
+    return {"handoffs": shown, "next": following}
 
 
 def _task(task: str) -> NodeKey:
@@ -411,7 +401,7 @@ def _task(task: str) -> NodeKey:
     return NodeKey(workflow, node)
 
 
-def _fits(handoff: HandoffRecord, agent: str | None, body: Body) -> bool:
+def _fits(handoff: HandoffRecord, agent: str, body: Body) -> bool:
     named = {handoff.owner, handoff.by, *(entry[0] for entry in handoff.asked)}
     return (not agent or agent in named) and (handoff.is_open or not body.get("open"))
 

@@ -18,7 +18,6 @@ from typing import Any, TypeAlias
 from coditect.errors import InvalidTask
 from coditect.model.limits import KEY_LOCKS
 from coditect.wire.control import Verb
-from coditect.wire.json import dumps, loads
 from dispatcher.coordination import lock_rows as rows
 from dispatcher.coordination.lock_rows import AT_MOST, EXCLUSIVE, SHARED, Place, Ticket
 from dispatcher.ledger import answers, timers, versions
@@ -27,7 +26,7 @@ from dispatcher.ledger.keyspace import LOCK_QUEUES, LOCKS
 from dispatcher.ledger.ownership.shards import LOCKS_SHARD_KEY, fixed_count, shard_of
 from dispatcher.ledger.timers import LOCK_EXPIRY, Timer
 from dispatcher.ledger.unit_of_work import UnitOfWork
-from dispatcher.ledger.workflows.queries import Body
+from dispatcher.ledger.workflows.queries import Body, page_of
 from dispatcher.ledger.workflows.submit import document, is_name, names, number, text
 from dispatcher.store.transaction import Reads, Transaction
 
@@ -377,27 +376,15 @@ MAX_LOCKS_PAGE = 500
 def list_locks(tr: Reads, body: Body) -> dict[str, Any]:
     """Return a page of the lock requests, held or waiting (these with fence 0), at all resources or one `resource`."""
     prefix = (text(body, "resource"),) if body.get("resource") else ()
-    begin, end = LOCK_QUEUES.range(prefix)
-    if body.get("after"):
-        begin = LOCK_QUEUES.pack(_cursor(text(body, "after"))) + b"\0"
-    limit = min(number(body, "limit", MAX_LOCKS_PAGE), MAX_LOCKS_PAGE)
-    found = tr.get_range(begin, end, limit=limit)
-    keys = [LOCK_QUEUES.unpack(key) for key, _ in found]
+    found, following = page_of(tr, LOCK_QUEUES, prefix, body, max_page=MAX_LOCKS_PAGE)
     tickets = [rows.place(row).ticket for row in found]
     kept = tr.get_many([LOCKS.pack((ticket,)) for ticket in tickets])
     shown = [
-        _shown(resource, rows.unpack(ticket, row))
-        for (resource, _), ticket, row in zip(keys, tickets, kept, strict=True)
+        _shown(str(LOCK_QUEUES.unpack(key)[0]), rows.unpack(ticket, row))
+        for (key, _), ticket, row in zip(found, tickets, kept, strict=True)
         if row is not None
     ]
-    return {"locks": shown, "next": dumps(list(keys[-1])).decode() if len(found) == limit else None}
-
-
-def _cursor(after: str) -> tuple[str, int]:
-    match loads(after.encode()):
-        case [str(resource), int(place)]:
-            return resource, place
-    raise InvalidTask("This is no place in a list of locks", field="after")
+    return {"locks": shown, "next": following}
 
 
 def _shown(resource: str, ticket: rows.Ticket) -> dict[str, Any]:

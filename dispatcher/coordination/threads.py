@@ -20,7 +20,7 @@ from dispatcher.ledger.handlers.requests import Query, ShardChange
 from dispatcher.ledger.keyspace import THREAD_MESSAGES, THREADS
 from dispatcher.ledger.timers import Timer
 from dispatcher.ledger.unit_of_work import UnitOfWork
-from dispatcher.ledger.workflows.queries import Body, page_of, rows_within
+from dispatcher.ledger.workflows.queries import Body, page_of
 from dispatcher.ledger.workflows.submit import document, names, number, text
 from dispatcher.store.transaction import Reads
 
@@ -232,17 +232,13 @@ def list_messages(tr: Reads, body: Body) -> dict[str, Any]:
         NotFound: when the thread is unknown, or its retention is over.
     """
     thread, names = thread_rows.read(tr, text(body, "thread")), body.get("names")
-    after, limit = body.get("after") or 0, min(number(body, "limit", 100), MAX_THREADS_PAGE)
-    if isinstance(after, bool) or not isinstance(after, int) or after < 0:
-        raise InvalidTask("This is no place in a list of messages", field="after")
-    begin = THREAD_MESSAGES.pack((thread.id, after + 1))
-    found, _ = rows_within(tr, begin, THREAD_MESSAGES.range((thread.id,))[1], limit=limit)
+    found, following = page_of(tr, THREAD_MESSAGES, (thread.id,), body, max_page=MAX_THREADS_PAGE, large=True)
     messages = []
     for key, row in found:
-        after, kept = int(THREAD_MESSAGES.unpack(key)[1]), KeptMessage(*versions.THREAD_MESSAGE.unpack(row))
+        kept = KeptMessage(*versions.THREAD_MESSAGE.unpack(row))
         if not (isinstance(names, list) and names) or kept.is_for(names):
-            messages.append(kept.as_json(after))
-    return {"messages": messages, "next": after if after < thread.last else None}
+            messages.append(kept.as_json(int(THREAD_MESSAGES.unpack(key)[1])))
+    return {"messages": messages, "next": following}
 
 
 def list_threads(tr: Reads, body: Body) -> dict[str, Any]:

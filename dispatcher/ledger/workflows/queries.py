@@ -379,16 +379,23 @@ def rows_within(tr: Reads, begin: bytes, end: bytes, *, limit: int) -> tuple[lis
 
 
 def page_of(
-    tr: Reads, space: Space, prefix: tuple[Element, ...], body: Body, *, max_page: int = MAX_PAGE
+    tr: Reads, space: Space, prefix: tuple[Element, ...], body: Body, *, max_page: int = MAX_PAGE, large: bool = False
 ) -> tuple[list[KeyValue], Any]:
     """Return the page of stored rows that a request asks for, and the cursor of the next page; None on the last.
 
-    The rows are those whose tuples extend `of`. `limit` in the request is their number, 200 unless it says otherwise
-    and at most `most`; `after` is the cursor, the elements of the last key behind `of`.
+    The rows are those whose tuples extend `prefix`. `limit` in the request is their number, 200 unless it says
+    otherwise and at most `max_page`; `after` is the cursor, the elements of the last key behind `prefix`. A page of
+    `large` rows ends at `PAGE_BYTES`, too.
     """
     limit, after = min(number(body, "limit", DEFAULT_PAGE), max_page), body.get("after")
-    rows = tr.get_range(*space.behind(prefix, tuple(after) if isinstance(after, list) else (after,)), limit=limit + 1)
-    if len(rows) <= limit:
+    begin, end = space.behind(prefix, tuple(after) if isinstance(after, list) else (after,))
+    if large:
+        rows, more = rows_within(tr, begin, end, limit=limit)
+    else:
+        rows = tr.get_range(begin, end, limit=limit + 1)
+        more = len(rows) > limit
+    if not more:
         return rows, None
-    following = list(space.unpack(rows[limit - 1][0])[len(prefix) :])
-    return rows[:limit], following[0] if len(following) == 1 else following
+    rows = rows[:limit]
+    following = list(space.unpack(rows[-1][0])[len(prefix) :])
+    return rows, following[0] if len(following) == 1 else following

@@ -350,9 +350,9 @@ async def test_handoffs_are_listed_by_task_workflow_agent_and_state(begun: Ledge
 
     both = ["w:one.1", "w:one.2"]
     assert await ids() == await ids(task="w:one") == await ids(workflow="w") == await ids(agent=OTHERS[0]) == both
-    assert await ids(open=True) == await ids(after=ID) == ["w:one.2"]
+    assert await ids(open=True) == await ids(after=["w", "one", 1]) == ["w:one.2"]
     assert await ids(agent=OTHERS[2]) == await ids(task="w:two") == []
-    assert [await ids(limit=1), await ids(limit=1, after=ID)] == [[ID], ["w:one.2"]]
+    assert [await ids(limit=1), await ids(limit=1, after=["w", "one", 1])] == [[ID], ["w:one.2"]]
     for no_agent in (["x"], {"a": 1}):
         with pytest.raises(InvalidTask):
             await ids(agent=no_agent)
