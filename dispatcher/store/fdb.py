@@ -16,7 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -69,21 +69,13 @@ New codes appear with new versions, and no code proves damage.
 
 @dataclass(frozen=True, slots=True)
 class FdbSettings:
-    """The settings of a FoundationDB store: cluster file, time limit, number of threads, and TLS."""
+    """The settings of a FoundationDB store; those of TLS are FoundationDB's own variables."""
 
     cluster_file: str | None = None
     """The path of the cluster file; None for ``FDB_CLUSTER_FILE``, or else FoundationDB's default path."""
     run_seconds: float = RUN_SECONDS
     threads: int = 16
     """The number of threads, which is the most transactions that run concurrently."""
-    tls_certificate_file: str | None = None
-    """The client's certificate, PEM; TLS needs all three files, and ``:tls`` in the cluster file."""
-    tls_key_file: str | None = None
-    tls_authority_file: str | None = None
-    tls_password: str | None = field(default=None, repr=False)
-    """The password of the TLS private key."""
-    tls_verify_peers: str | None = None
-    """FoundationDB's check of the server's certificate, such as ``Check.Valid=1``."""
 
 
 class FdbDatabase:
@@ -223,17 +215,7 @@ class FdbDatabase:
                 api_version=API_VERSION,
                 reason=str(error),
             ) from error
-        options = self._fdb.options
         try:
-            for value, choose in (
-                (settings.tls_password, options.set_tls_password),  # before the key that it opens
-                (settings.tls_certificate_file, options.set_tls_cert_path),
-                (settings.tls_key_file, options.set_tls_key_path),
-                (settings.tls_authority_file, options.set_tls_ca_path),
-                (settings.tls_verify_peers and settings.tls_verify_peers.encode(), options.set_tls_verify_peers),
-            ):
-                if value is not None:
-                    choose(value)
             database = self._fdb.open(settings.cluster_file)
             transaction = database.create_transaction()
             transaction.options.set_timeout(int(OPEN_SECONDS * 1000))

@@ -53,27 +53,6 @@ async def test_it_opens_the_named_cluster_with_the_api_version_of_the_binding_on
     assert stub.options.chosen == []
 
 
-async def test_tls_is_chosen_before_the_cluster_is_opened() -> None:
-    stub = FdbStub()
-    settings = FdbSettings(
-        tls_certificate_file="cert.pem",
-        tls_key_file="key.pem",
-        tls_authority_file="ca.pem",
-        tls_password="secret",
-        tls_verify_peers="Check.Valid=1",
-    )
-    async with FdbDatabase(settings, binding=stub):
-        pass
-
-    assert stub.options.chosen == [
-        ("set_tls_password", "secret"),
-        ("set_tls_cert_path", "cert.pem"),
-        ("set_tls_key_path", "key.pem"),
-        ("set_tls_ca_path", "ca.pem"),
-        ("set_tls_verify_peers", b"Check.Valid=1"),
-    ]
-
-
 @pytest.mark.parametrize(
     ("stub", "words"),
     [(FdbStub(has_library=False), ["client package", "Unable to locate"]), (FdbStub(version=710), ["already loaded"])],
@@ -659,14 +638,10 @@ def test_the_stub_s_transactions_have_the_methods_of_the_binding_s(stub: type) -
 
 
 def test_the_binding_has_the_options_that_we_choose() -> None:
-    network = {f"set_{name.lower()}" for name in OPTIONS.NetworkOption}
     transaction = {f"set_{name.lower()}" for name in OPTIONS.TransactionOption}
-    tls = {"set_tls_password", "set_tls_cert_path", "set_tls_key_path", "set_tls_ca_path", "set_tls_verify_peers"}
 
-    assert tls <= network
     assert "set_timeout" in transaction
     assert OPTIONS.StreamingMode["want_all"][0] == fdb_stub.StreamingMode.want_all
-    assert isinstance(b"", OPTIONS.NetworkOption["TLS_verify_peers"][2])
 
 
 def test_the_module_has_the_functions_of_the_stub() -> None:
