@@ -74,13 +74,12 @@ def known(node_key: NodeKey, row: bytes) -> Node:
 
 
 class Definitions:
-    """The cache of one shard's node definitions; beyond `most_bytes` the oldest entries are dropped.
+    """The cache of one shard's node definitions; beyond 50 MB the oldest entries are dropped.
 
     Only `note` changes the cache; the other methods may run in a store's thread at the same time.
     """
 
-    def __init__(self, most_bytes: int = MAX_CACHED_BYTES) -> None:
-        self._most_bytes = most_bytes
+    def __init__(self) -> None:
         self._bytes = 0
         self._rows: OrderedDict[NodeKey, bytes] = OrderedDict()
         self._read: OrderedDict[NodeKey, tuple[Node, int]] = OrderedDict()
@@ -110,7 +109,7 @@ class Definitions:
             self._forget(node_key)
             if definition is not None:
                 self._keep(node_key, *definition)
-        while self._bytes > self._most_bytes:
+        while self._bytes > MAX_CACHED_BYTES:
             _, old = self._rows.popitem(last=False)
             self._bytes -= len(old) + OVERHEAD_BYTES
         while self._read_bytes > MOST_READ_BYTES:

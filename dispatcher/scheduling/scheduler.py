@@ -202,20 +202,9 @@ RQ_CHECK_SECONDS = 1.0
 class Bridge:
     """The bridge from RQ to the shard workers: one loop adopts queued jobs, another looks for people's requests."""
 
-    def __init__(
-        self,
-        graph: TaskGraph,
-        scheduler: Scheduler,
-        *,
-        adopt_seconds: float = ADOPT_SECONDS,
-        look_seconds: float = RQ_CHECK_SECONDS,
-        again_seconds: float = EMPTY_QUEUE_PAUSE_SECONDS,
-    ) -> None:
+    def __init__(self, graph: TaskGraph, scheduler: Scheduler) -> None:
         self._graph = graph
         self._scheduler = scheduler
-        self._adopt_seconds = adopt_seconds
-        self._look_seconds = look_seconds
-        self._again_seconds = again_seconds
         self._wake = asyncio.Event()
         self._missed: dict[str, float] = {}
         """The earliest time of the next look for each capability of which RQ's queues had no job."""
@@ -247,7 +236,7 @@ class Bridge:
         proposals = await self._graph.adopt(self._scheduler.shards(), room)
         self.available = True
         found = {proposal.capability for proposal in proposals}
-        due = now + self._again_seconds
+        due = now + EMPTY_QUEUE_PAUSE_SECONDS
         self._missed |= {capability: due for capability in room if capability not in found}
         if proposals:
             await self._scheduler.proposed(proposals)
@@ -275,15 +264,15 @@ class Bridge:
     async def _adopting(self) -> None:
         while True:
             self._wake.clear()
-            pause = self._adopt_seconds
+            pause = ADOPT_SECONDS
             try:
                 if await self.adopt():
                     pause = 0.0
                 elif self._missed:
-                    pause = min(pause, self._again_seconds)
+                    pause = min(pause, EMPTY_QUEUE_PAUSE_SECONDS)
             except TaskGraphUnavailable as error:
                 self._failed(error)
-                pause = self._look_seconds
+                pause = RQ_CHECK_SECONDS
             except Exception:
                 self.available = False  # nobody is to wait for what this loop would bring
                 raise
@@ -295,7 +284,7 @@ class Bridge:
                 await self.look()
             except TaskGraphUnavailable as error:
                 self._failed(error)
-            await asyncio.sleep(self._look_seconds)
+            await asyncio.sleep(RQ_CHECK_SECONDS)
 
     async def _pause(self, seconds: float) -> None:
         end = asyncio.get_running_loop().call_later(seconds, self._wake.set)  # an idle dispatcher's cheapest wait

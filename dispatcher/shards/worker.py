@@ -114,7 +114,7 @@ class ShardWorker:
         self.marker = marker
         """The name of the marker queue of the broker to which the shard's tasks were published, or are about to be."""
         self.closed = False
-        self._refusals = Refusals(self.shard, ports.metrics, self.put, pause_seconds=BATCH_RETRY_SECONDS)
+        self._refusals = Refusals(self.shard, ports.metrics, self.put)
         self._refused_commits = ports.metrics.counter(COMMITS_REFUSED)
         self._metrics = ShardMetrics(ports.metrics)
         self._lost = False
@@ -438,11 +438,10 @@ class QueuedCommand:
 class Refusals:
     """The handler of one shard's failed commands: it refuses each, or queues it again after a pause, by `put`."""
 
-    def __init__(self, shard: int, metrics: Metrics, put: Callable[..., None], *, pause_seconds: float) -> None:
+    def __init__(self, shard: int, metrics: Metrics, put: Callable[..., None]) -> None:
         self._shard = shard
         self._unrecorded = metrics.counter(RESULTS_REFUSED, reason="unrecorded")
         self._put = put
-        self._pause_seconds = pause_seconds
         self._has_met_newer = False
 
     def refuse(self, entry: QueuedCommand, error: Exception) -> None:
@@ -458,7 +457,7 @@ class Refusals:
         if not isinstance(entry.command, Finished) or entry.command.is_unrecorded:
             entry.settle(refusal)
         elif entry.tries < MAX_RESULT_TRIES:
-            self._put_later(entry, self._pause_seconds * 2**entry.tries, tries=entry.tries + 1)
+            self._put_later(entry, BATCH_RETRY_SECONDS * 2**entry.tries, tries=entry.tries + 1)
         else:
             self._unrecorded.value += 1
             self._put(entry.command.unrecorded(error), partial(_refused_before, entry.settle, refusal))
@@ -470,7 +469,7 @@ class Refusals:
             facts = {"shard": self._shard, "command": type(entry.command).__name__, **error.facts}
             log.warning("A newer dispatcher wrote what a command needs; such rows are left alone", extra=facts)
         if isinstance(entry.command, Finished | Began):
-            self._put_later(entry, self._pause_seconds * PAUSES_OF_KEPT, tries=entry.tries)
+            self._put_later(entry, BATCH_RETRY_SECONDS * PAUSES_OF_KEPT, tries=entry.tries)
         else:
             entry.settle(error)
 

@@ -51,19 +51,11 @@ Entry = Job | Change
 class Projector:
     """The writer of one shard's job changes to RQ, in the order of the shard's commits; `run` never ends by itself."""
 
-    def __init__(
-        self,
-        graph: TaskGraph,
-        shard: int,
-        *,
-        moved: Callable[[], None] = lambda: None,
-        most_waiting: int = MOST_WAITING,
-    ) -> None:
+    def __init__(self, graph: TaskGraph, shard: int, *, moved: Callable[[], None] = lambda: None) -> None:
         """Create an empty queue of job changes; `moved` is called after each written batch, which may queue a job."""
         self._graph = graph
         self._shard = shard
         self._moved = moved
-        self._most_waiting = most_waiting
         self._entries = deque[Entry]()
         self._added = 0
         """The number of all job changes that were ever added to the queue."""
@@ -103,7 +95,7 @@ class Projector:
         """Queue new jobs and job changes, in order, to be written to RQ; when too many wait, drop all of them."""
         if self._closed or not entries:
             return
-        if self.waiting + len(entries) > self._most_waiting:
+        if self.waiting + len(entries) > MOST_WAITING:
             log.warning("RQ is too far behind; the shard is reconciled instead", extra={"shard": self._shard})
             self.overflowed = True
             self._throw_away()

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from coditect.aio.clock import Clock, SystemClock
+from coditect.aio.clock import SystemClock
 from coditect.model.capability import Priority
 from coditect.registry.redis import RedisConnection, read_scripts
 from coditect.wire import json
@@ -67,16 +67,14 @@ class RedisTaskGraph:
     `worker` names this life of this dispatcher: stock tools show it as the worker of the jobs that it started.
     """
 
-    def __init__(
-        self, url: str, *, worker: str, clock: Clock | None = None, timeout_seconds: float = TIMEOUT_SECONDS
-    ) -> None:
+    def __init__(self, url: str, *, worker: str, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
         """Prepare the connection and the Lua scripts, without connecting yet.
 
         Raises:
             SetupError: when Redis knows no such URL.
         """
         self._worker = worker
-        self._clock = clock or SystemClock()
+        self._clock = SystemClock()
         self._connection = RedisConnection(url, timeout_seconds=timeout_seconds, unavailable=_unavailable)
         self._redis = self._connection.redis
         self._template = json.dumps(template())

@@ -136,7 +136,7 @@ def test_the_parameters_are_those_that_the_backends_take() -> None:
     rows = [row for row in table_rows(section(STORE, "Settings")) if "`" in row[0]]
     documented = {name for row in rows for name in re.findall(r"`(\w+)`", row[0])}
     defaults = {row[0].strip("`"): row[2] for row in rows}
-    of_sqlite = set(inspect.signature(SqliteDatabase).parameters) - {"path", "connecting", "on_wait"}
+    of_sqlite = set(inspect.signature(SqliteDatabase).parameters) - {"path", "on_wait"}
 
     assert documented == of_sqlite | {field.name for field in dataclass_fields(FdbSettings)}
     assert float(defaults["run_seconds"]) == limits.RUN_SECONDS == FdbSettings().run_seconds

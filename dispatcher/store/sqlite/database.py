@@ -51,13 +51,11 @@ class SqliteDatabase:
         run_seconds: float = RUN_SECONDS,
         wait_seconds: float = WAIT_SECONDS,
         on_wait: Callable[[], None] = lambda: None,
-        connecting: Callable[[Path], sqlite3.Connection] = connect,
     ) -> None:
         self._path = path
         self._run_seconds = run_seconds
         self._wait_seconds = wait_seconds
         self._on_wait = on_wait
-        self._connecting = connecting
         self._chance = random.Random()  # noqa: S311  # spreads retries
         self._opened: _Opened | None = None
 
@@ -75,8 +73,8 @@ class SqliteDatabase:
                 failed.set_result(error)
 
         writer = Writer(connection, self._path, on_failure=fail)
-        readers = _Readers(self._path, self._connecting, "store-reader")
-        questions = _Readers(self._path, self._connecting, "store-question")
+        readers = _Readers(self._path, "store-reader")
+        questions = _Readers(self._path, "store-question")
         self._opened = _Opened(connection, lock, writer, (readers, questions), failed)
         if not whole:
             log.info("The store was not closed in order; it is checked beside the work")
@@ -177,7 +175,7 @@ class SqliteDatabase:
         log_file = self._path.with_name(self._path.name + "-wal")
         whole = not (log_file.exists() and log_file.stat().st_size)
         try:
-            connection = self._connecting(self._path)
+            connection = connect(self._path)
         except sqlite3.Error as error:
             raise failure(error, self._path) from error
         try:
@@ -216,9 +214,8 @@ class _Opened:
 class _Readers:
     """A pool of threads that run read-only functions, each on its own SQLite connection."""
 
-    def __init__(self, path: Path, connecting: Callable[[Path], sqlite3.Connection], name: str) -> None:
+    def __init__(self, path: Path, name: str) -> None:
         self._path = path
-        self._connecting = connecting
         self._local = threading.local()
         self._connections: list[sqlite3.Connection] = []
         self.pool = ThreadPoolExecutor(READERS, thread_name_prefix=name)
@@ -272,7 +269,7 @@ class _Readers:
     def _connection(self) -> sqlite3.Connection:
         found: sqlite3.Connection | None = getattr(self._local, "connection", None)
         if found is None:
-            found = self._connecting(self._path)
+            found = connect(self._path)
             self._connections.append(found)
             self._local.connection = found
             tune(found)

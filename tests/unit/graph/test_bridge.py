@@ -10,6 +10,7 @@ import pytest
 
 from chaos.simulated_task_graph import MemoryTaskGraph
 from coditect.aio.supervisor import Supervisor
+from dispatcher.scheduling import scheduler
 from dispatcher.scheduling.scheduler import Bridge, Scheduler
 from dispatcher.taskgraph import projector
 from dispatcher.taskgraph.port import Change, Job, JobState, Proposal, RequestKind, ToolRequest
@@ -63,10 +64,13 @@ def workers(graph: MemoryTaskGraph, scene: Scene) -> RecordingWorkers:
 
 @asynccontextmanager
 async def running(graph: MemoryTaskGraph, workers: RecordingWorkers) -> AsyncIterator[Bridge]:
-    async with Supervisor() as background:
-        bridge = Bridge(graph, workers, adopt_seconds=0.01, look_seconds=0.01)
-        bridge.open(background)
-        yield bridge
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(scheduler, "ADOPT_SECONDS", 0.01)
+        patched.setattr(scheduler, "RQ_CHECK_SECONDS", 0.01)
+        async with Supervisor() as background:
+            bridge = Bridge(graph, workers)
+            bridge.open(background)
+            yield bridge
 
 
 async def test_queued_jobs_fill_the_room(graph: MemoryTaskGraph, scene: Scene, workers: RecordingWorkers) -> None:
@@ -81,7 +85,7 @@ async def test_queued_jobs_fill_the_room(graph: MemoryTaskGraph, scene: Scene, w
         await eventually(lambda: workers.claimed == ["n0", "n1", "n2"])
 
 
-async def test_capability_that_was_not_found_holds_up_no_other(scene: Scene) -> None:
+async def test_capability_that_was_not_found_holds_up_no_other(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     rooms: list[Mapping[str, int]] = []
 
     class TwoWorkers(RecordingWorkers):
@@ -95,7 +99,8 @@ async def test_capability_that_was_not_found_holds_up_no_other(scene: Scene) -> 
 
     asked = AskedGraph()
     await asked.create([scene.job("a"), scene.job("b")])
-    bridge = Bridge(asked, TwoWorkers(asked, scene.shard), again_seconds=3_600)
+    monkeypatch.setattr(scheduler, "EMPTY_QUEUE_PAUSE_SECONDS", 3_600)
+    bridge = Bridge(asked, TwoWorkers(asked, scene.shard))
 
     assert [await bridge.adopt() for _ in range(4)] == [1, 1, 0, 0]
     assert rooms == [{CAPABILITY: 1, "absent": 5}, {CAPABILITY: 1}, {CAPABILITY: 1}, {}]
@@ -234,9 +239,12 @@ async def test_outage_delays_and_loses_nothing(scene: Scene, graph: MemoryTaskGr
         assert await scene.counts() == {"finished": 1}
 
 
-async def test_too_much_is_thrown_away_and_said(scene: Scene, graph: MemoryTaskGraph) -> None:
+async def test_too_much_is_thrown_away_and_said(
+    scene: Scene, graph: MemoryTaskGraph, monkeypatch: pytest.MonkeyPatch
+) -> None:
     graph.failing = True
-    async with projecting(Projector(graph, scene.shard, most_waiting=2)) as one:
+    monkeypatch.setattr(projector, "MOST_WAITING", 2)
+    async with projecting(Projector(graph, scene.shard)) as one:
         one.append([scene.job("a"), scene.job("b")])
         await eventually(lambda: not one.available)
         one.append([scene.job("c")])

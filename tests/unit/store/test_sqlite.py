@@ -89,15 +89,16 @@ async def _occupied(
         go_on.set()
 
 
-async def test_it_is_durable_ordered_and_ours(tmp_path: Path) -> None:
+async def test_it_is_durable_ordered_and_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, opened, versions = tmp_path / "folder" / "store.db", list[sqlite3.Connection](), list[int]()
 
     def connecting(path: Path) -> sqlite3.Connection:
         opened.append(connect(path))
         return opened[-1]
 
+    monkeypatch.setattr(sqlite_database, "connect", connecting)
     for _ in range(3):
-        async with SqliteDatabase(path, connecting=connecting) as database:
+        async with SqliteDatabase(path) as database:
             full = 2
             assert opened[0 if not versions else -1].execute("PRAGMA synchronous").fetchone() == (full,)
             await database.run(lambda tr: tr.set(b"a", b"1"))
@@ -213,11 +214,14 @@ async def test_a_store_that_does_not_come_to_a_caller_in_time_times_out(path: Pa
             await first
 
 
-async def test_another_program_that_holds_the_file_makes_it_locked_and_no_more(path: Path) -> None:
+async def test_another_program_that_holds_the_file_makes_it_locked_and_no_more(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def hasty(path: Path) -> sqlite3.Connection:
         return sqlite3.connect(path, timeout=0.05, isolation_level=None, check_same_thread=False)
 
-    async with SqliteDatabase(path, connecting=hasty) as database:
+    monkeypatch.setattr(sqlite_database, "connect", hasty)
+    async with SqliteDatabase(path) as database:
         other = connect(path)
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(errors.StoreLocked):
@@ -235,9 +239,12 @@ def _small_disk(path: Path) -> sqlite3.Connection:
     return connection
 
 
-async def test_a_full_disk_stops_the_store_for_good_and_keeps_what_was_acknowledged(path: Path) -> None:
+async def test_a_full_disk_stops_the_store_for_good_and_keeps_what_was_acknowledged(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     kept = 0
-    async with SqliteDatabase(path, connecting=_small_disk) as database:
+    monkeypatch.setattr(sqlite_database, "connect", _small_disk)
+    async with SqliteDatabase(path) as database:
         with pytest.raises(errors.StoreFailed, match="disk is full"):
             for number in range(100):
                 await database.run(lambda tr, number=number: tr.set(b"%03d" % number, bytes(5000)))  # type: ignore[misc]
@@ -249,6 +256,7 @@ async def test_a_full_disk_stops_the_store_for_good_and_keeps_what_was_acknowled
         with pytest.raises(errors.StoreFailed):
             await database.read(lambda tr: tr.get(b"000"))
 
+    monkeypatch.undo()
     async with SqliteDatabase(path) as database:
         assert await keys(database) == [b"%03d" % number for number in range(kept)]
     assert 5 < kept < 100
@@ -262,7 +270,9 @@ async def test_a_full_disk_stops_the_store_for_good_and_keeps_what_was_acknowled
         (lambda: ValueError("a bug"), "writer failed"),
     ],
 )
-async def test_a_commit_that_fails_stops_the_store(path: Path, refusal: Callable[[], Exception], words: str) -> None:
+async def test_a_commit_that_fails_stops_the_store(
+    monkeypatch: pytest.MonkeyPatch, path: Path, refusal: Callable[[], Exception], words: str
+) -> None:
     refused = False
 
     class Refusing(sqlite3.Connection):
@@ -274,7 +284,8 @@ async def test_a_commit_that_fails_stops_the_store(path: Path, refusal: Callable
     def connecting(path: Path) -> sqlite3.Connection:
         return sqlite3.connect(path, isolation_level=None, check_same_thread=False, factory=Refusing)
 
-    async with SqliteDatabase(path, connecting=connecting) as database:
+    monkeypatch.setattr(sqlite_database, "connect", connecting)
+    async with SqliteDatabase(path) as database:
         await database.run(lambda tr: tr.set(b"before", b""))
         refused = True
         answers = await asyncio.gather(
@@ -284,11 +295,14 @@ async def test_a_commit_that_fails_stops_the_store(path: Path, refusal: Callable
         assert [type(one) for one in answers] == [errors.StoreFailed] * 5
         assert words in str(await asyncio.wait_for(database.failure(), 5.0))
 
+    monkeypatch.undo()
     async with SqliteDatabase(path) as database:
         assert await keys(database) == [b"before"]
 
 
-async def test_a_failure_that_the_function_caught_is_still_a_failure(path: Path) -> None:
+async def test_a_failure_that_the_function_caught_is_still_a_failure(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def swallows(tr: Transaction) -> None:
         try:
             for number in range(1000):
@@ -296,7 +310,8 @@ async def test_a_failure_that_the_function_caught_is_still_a_failure(path: Path)
         except errors.StoreFailed:
             return
 
-    async with SqliteDatabase(path, connecting=_small_disk) as database:
+    monkeypatch.setattr(sqlite_database, "connect", _small_disk)
+    async with SqliteDatabase(path) as database:
         beside = asyncio.create_task(database.run(lambda tr: tr.set(b"beside", b"")))
         with pytest.raises(errors.StoreFailed):
             await database.run(swallows)

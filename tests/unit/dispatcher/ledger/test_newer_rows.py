@@ -19,6 +19,7 @@ from coditect.workflow.definition import Approval, Call, Definition, Each, Node,
 from coditect.workflow.documents.document import node_document
 from coditect.workflow.documents.reader import read_node
 from coditect.workflow.states import TaskState
+from dispatcher.ledger import definitions as definitions_module
 from dispatcher.ledger import outbox, timers, versions
 from dispatcher.ledger.commands import Command, Due, Fill, Finished, Proposed, Rebuild
 from dispatcher.ledger.definitions import MOST_READ_BYTES, OVERHEAD_BYTES, Caches, Definitions, known
@@ -264,8 +265,9 @@ def test_a_node_is_read_from_its_row_as_it_was(definition: Definition) -> None:
         assert known(NodeKey("w", node.name), versions.NODE_DOCUMENT.pack(node_document(node))) == node
 
 
-def test_definitions_take_no_more_than_their_bytes_and_the_oldest_go_first() -> None:
-    definitions = Definitions(most_bytes=2 * (OVERHEAD_BYTES + 10))
+def test_definitions_take_no_more_than_their_bytes_and_the_oldest_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(definitions_module, "MAX_CACHED_BYTES", 2 * (OVERHEAD_BYTES + 10))
+    definitions = Definitions()
     node_keys = [NodeKey("w", f"n{number}") for number in range(3)]
     for node_key in (*node_keys[:2], node_keys[0]):  # one that is read again is new
         definitions.note({node_key: (b"x" * 10, None)})

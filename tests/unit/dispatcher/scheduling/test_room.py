@@ -34,6 +34,7 @@ from dispatcher.ledger import outbox
 from dispatcher.ledger.commands import Asked, Command, Fill, Lost, NoQueue, Proposed, Show
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ports import Ports
+from dispatcher.scheduling import scheduler as scheduler_module
 from dispatcher.scheduling.scheduler import Bridge, Scheduler
 from dispatcher.shards.completions import Settle, Undone
 from dispatcher.shards.ownership import ShardOwnership
@@ -274,15 +275,16 @@ async def test_request_in_rq_stands_until_it_was_answered_for_good(answer: objec
     assert [type(command) for command in workers.commands[1:]] == [Proposed] * told
 
 
-async def test_shard_that_rq_lost_is_shown_when_the_store_answers_again() -> None:
+async def test_shard_that_rq_lost_is_shown_when_the_store_answers_again(monkeypatch: pytest.MonkeyPatch) -> None:
     graph, workers = MemoryTaskGraph(), Workers()
     async with Silent() as database:
         ledger = await Ledger.open(database)
         await ledger.start(fan("work", 1, Priority.P1))
         made = Scheduler(cast(Ports, OnlyDatabase(database)), cast(ShardOwnership, workers), graph)
         database.silent = 2
+        monkeypatch.setattr(scheduler_module, "RQ_CHECK_SECONDS", 0.01)
         async with Supervisor() as supervisor:
-            Bridge(graph, cast(Scheduler, Forgetful(made)), look_seconds=0.01).open(supervisor)
+            Bridge(graph, cast(Scheduler, Forgetful(made))).open(supervisor)
 
             async def known() -> bool:
                 return set(await graph.known([0])) == {0}
