@@ -202,7 +202,7 @@ def show(unit: UnitOfWork, command: Show) -> tuple[str, ...]:
     if run is None:
         return ()
     if not command.nodes and not run.state.terminal:
-        walks.begin_show(unit, command.workflow)
+        walks.show(unit, NodeKey(command.workflow, advance.ROOT), "", advance.MAX_DEPENDENTS)
     for number, node in enumerate(command.nodes):
         if number and unit.is_full:  # a definition may have a MiB
             return command.nodes[number:]

@@ -10,7 +10,7 @@ from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.errors import DamagedValue
 from dispatcher.ledger.keyspace import CONTINUATIONS
 from dispatcher.ledger.nodes import advance, children, claim
-from dispatcher.ledger.nodes.advance import MAX_DEPENDENTS, MAX_SHOWN_NODES
+from dispatcher.ledger.nodes.advance import MAX_DEPENDENTS
 from dispatcher.ledger.nodes.attempts import begin_anew
 from dispatcher.ledger.nodes.inputs import INPUT, RESULT, body_at, body_of, failure_of, write
 from dispatcher.ledger.rows import NodeRecord
@@ -89,10 +89,6 @@ def _go_on_with(unit: UnitOfWork, key: bytes, cursor: bytes, limit: int) -> int:
     return _CONTINUED[kind](unit, NodeKey(workflow, node), cursor.decode(), limit)
 
 
-def _walked(kind: str, bound: int = MAX_DEPENDENTS) -> Callable[[UnitOfWork, NodeKey, str, int], int]:
-    return lambda unit, node_key, after, limit: walks.walk(unit, node_key, kind, after, min(limit, bound))
-
-
 # The compensation of a workflow that did not complete: its completed nodes are undone, the last one first.
 #
 # Each compensation is a node of its own, `ship.compensate` for `ship`, with attempts, fences and a dead letter like any
@@ -157,9 +153,9 @@ _CONTINUED: Mapping[str, Callable[[UnitOfWork, NodeKey, str, int], int]] = {
     advance.EXPAND: advance.continue_expansion,
     advance.EVALUATE: advance.evaluate_later,
     advance.ELEMENTS: walks.cancel_elements,
-    advance.CANCEL: _walked(advance.CANCEL),
-    advance.RESUME: _walked(advance.RESUME),
-    advance.SHOW: _walked(advance.SHOW, MAX_SHOWN_NODES),
+    advance.CANCEL: walks.cancel,
+    advance.RESUME: walks.resume,
+    advance.SHOW: walks.show,
     advance.AGAIN: redrive_steps.go_on,
     redrive_steps.FIND: redrive_steps.find,
     COMPENSATE: compensate,

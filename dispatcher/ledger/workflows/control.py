@@ -88,7 +88,7 @@ def cancel(unit: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
     if not run.state.terminal and not run.canceling and (run.ended is None or keeps):
         run.canceling, run.keeps = True, keeps
         run.reason = reason
-        walks.begin_cancel(unit, workflow)
+        walks.cancel(unit, NodeKey(workflow, advance.ROOT), "", advance.MAX_DEPENDENTS)
     elif run.restoring is not None and not run.state.terminal and not run.canceling:
         run.ended, run.reason = WorkflowState.CANCELED, reason  # once undone for the restore, it undoes the rest
     is_canceled = run.canceling or (run.restoring is not None and run.ended is WorkflowState.CANCELED)
@@ -124,7 +124,7 @@ def resume(unit: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
     run = run_of(unit, workflow)
     if run.state is WorkflowState.PAUSED:
         run.state = WorkflowState.RUNNING
-        walks.begin_resume(unit, workflow)
+        walks.resume(unit, NodeKey(workflow, advance.ROOT), "", advance.MAX_DEPENDENTS)
         unit.effects.say("workflow.resumed", workflow)
         for child, _ in children.live(unit, workflow):
             resume(unit, {"workflow": child})

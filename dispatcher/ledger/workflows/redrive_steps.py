@@ -19,13 +19,14 @@ from collections.abc import Sequence
 from coditect.workflow.definition import Call, Each, Node, SubWorkflow
 from coditect.workflow.states import Tally, TaskState
 from dispatcher.ledger.effects import NodeKey
-from dispatcher.ledger.keyspace import AGAIN, CONTINUATIONS, EDGES, STATUSES
+from dispatcher.ledger.keyspace import AGAIN, CONTINUATIONS, EDGES
 from dispatcher.ledger.nodes import advance, children, joins
 from dispatcher.ledger.nodes.advance import MAX_DEPENDENTS, ROOT
 from dispatcher.ledger.nodes.attempts import BY_OTHERS, begin_anew
 from dispatcher.ledger.nodes.inputs import INPUT, has_expressions, value_of
 from dispatcher.ledger.rows import NodeRecord
 from dispatcher.ledger.unit_of_work import COMPENSATE, UnitOfWork
+from dispatcher.ledger.workflows import walks
 from dispatcher.store.transaction import KeyValue
 
 FIND = "find"
@@ -71,20 +72,13 @@ def find(unit: UnitOfWork, node_key: NodeKey, after: str, limit: int) -> int:
     """
     if _is_given_up(unit, node_key.workflow):
         return 1
-    found = unit.tr.get_range(*STATUSES.behind((node_key.workflow,), (after,)), limit=limit + 1)
-    seen = 0
-    for key, stored in found[:limit]:
-        if seen and unit.is_full:
-            break
-        behind = NodeKey(node_key.workflow, STATUSES.unpack(key)[1])
-        row = unit.met(behind, stored)
-        if row is not None and ended_by_itself(row) and not behind.is_derived:  # an element runs with its map
+
+    def reset(behind: NodeKey, row: NodeRecord) -> None:
+        if ended_by_itself(row) and not behind.is_derived:  # an element runs with its map
             _take_back(unit, behind, row, first=True)
-        seen += 1
-    if len(found) > seen:
-        unit.leave(node_key, FIND, STATUSES.unpack(found[seen - 1][0])[1])
-        return max(1, seen)
-    return seen + go_on(unit, node_key, "", limit - seen)
+
+    seen, is_done = walks.each(unit, node_key, FIND, reset, after=after, limit=limit)
+    return seen + go_on(unit, node_key, "", limit - seen) if is_done else seen
 
 
 def go_on(unit: UnitOfWork, node_key: NodeKey, _: str, limit: int) -> int:

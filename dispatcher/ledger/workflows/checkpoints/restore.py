@@ -24,13 +24,13 @@ from dispatcher.ledger import values, versions
 from dispatcher.ledger.audit import autonomy, trail
 from dispatcher.ledger.audit.trail import AuditEntry
 from dispatcher.ledger.effects import NodeKey
-from dispatcher.ledger.keyspace import AGAIN, CHECKPOINTS, CONTINUATIONS, EDGES, RESTORES, STATUSES
+from dispatcher.ledger.keyspace import AGAIN, CHECKPOINTS, CONTINUATIONS, EDGES, RESTORES
 from dispatcher.ledger.nodes import advance, children, compensations, limits, withdrawals
 from dispatcher.ledger.nodes.attempts import RESTORED, UNDER_WAY, begin_anew, write_attempt
 from dispatcher.ledger.nodes.inputs import ITERATIONS, RESULT, body_at, write
 from dispatcher.ledger.rows import NodeRecord, RunRecord
 from dispatcher.ledger.unit_of_work import CHILD_END, COMPENSATE, UnitOfWork
-from dispatcher.ledger.workflows import control, redrive, redrive_steps
+from dispatcher.ledger.workflows import control, redrive, redrive_steps, walks
 from dispatcher.ledger.workflows.checkpoints import positions, requests, spaces
 from dispatcher.ledger.workflows.checkpoints.positions import Position
 from dispatcher.ledger.workflows.control import MOST_NAME
@@ -182,32 +182,22 @@ def _is_given_up(unit: UnitOfWork, workflow: str, run: RunRecord) -> bool:
 def _walk(unit: UnitOfWork, root: NodeKey, kind: str, after: str, limit: int, *, ended: bool) -> tuple[int, bool]:
     """Cancel, or if `ended` reset, nodes that a restore discards; return how many nodes were examined, and if all were.
 
-    At most `most` nodes with names after `after` are examined.
+    At most `limit` nodes with names after `after` are examined.
     """
     advance.follow(unit)  # what has ended in this transaction is left over, and dropped with its node
     run = unit.run(root.workflow)
     assert run is not None and run.restoring is not None
     position = positions.read(run.restoring)
-    found = unit.tr.get_range(*STATUSES.behind((root.workflow,), (after,)), limit=limit + 1)
-    seen = 0
-    for key, stored in found[:limit]:
-        if not seen % advance.AHEAD:
-            names = [STATUSES.unpack(key)[1] for key, _ in found[seen : seen + advance.AHEAD]]
-            unit.expect_definitions(NodeKey(root.workflow, name) for name in names)
-        if seen and unit.is_full:
-            break
-        seen += 1
-        node_key = NodeKey(root.workflow, STATUSES.unpack(key)[1])
-        row = unit.met(node_key, stored)
+
+    def take_back(node_key: NodeKey, row: NodeRecord) -> None:
         if node_key.is_compensation or position.keeps(node_key.node, row):
-            continue
+            return
         if not row.state.terminal:
             _stop(unit, node_key, row)
         if ended:
             _discard(unit, node_key, row)
-    if len(found) > seen:
-        unit.leave(root, kind, STATUSES.unpack(found[seen - 1][0])[1])
-    return seen, len(found) == seen
+
+    return walks.each(unit, root, kind, take_back, after=after, limit=limit)
 
 
 def _stop(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
