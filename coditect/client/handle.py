@@ -131,7 +131,7 @@ def _outcome(task_id: TaskId, ending: Ending) -> Outcome:
     attempt = ending.attempt
     assert attempt is not None, "the end of a node has its attempt"
     status = _STATUSES.get(ending.state, Status.FAILED)
-    failure = None if status is Status.COMPLETED else _failure(ending)
+    failure = None if status is Status.COMPLETED else Failure.read(ending.failure or {})
     return Outcome(
         status,
         dumps(ending.value if failure is None else failure.as_json()),
@@ -144,12 +144,6 @@ def _outcome(task_id: TaskId, ending: Ending) -> Outcome:
         finished_at_ms=attempt.finished_at_ms,
         failure=failure,
     )
-
-
-def _failure(ending: Ending) -> Failure:
-    document = ending.failure or {}
-    texts = {name: str(document.get(name) or "") for name in ("reason", "type", "message", "traceback", "fix")}
-    return Failure(retryable=document.get("retryable") is True, **texts)
 
 
 T = TypeVar("T")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType, TracebackType
@@ -92,6 +92,13 @@ class Failure:
             retryable=may_be_retried(error),
             fix=fix,
         )
+
+    @classmethod
+    def read(cls, document: Mapping[str, object]) -> Self:
+        """Return the failure in a JSON object that `as_json` made; a text that is not there is empty."""
+        words = {name: str(document.get(name) or "")[:255] for name in ("reason", "type")}
+        texts = {name: str(document.get(name) or "") for name in ("message", "traceback", "fix")}
+        return cls(retryable=document.get("retryable") is True, **words, **texts)
 
     def as_event(self) -> dict[str, str]:
         """Return what events about failed attempts say of the failure."""

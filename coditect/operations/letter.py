@@ -173,8 +173,7 @@ def _failure(header: object) -> Failure | None:
         value = text
     if not isinstance(value, dict):
         return Failure(reason="", type="", message=str(value))
-    texts = {name: str(value.get(name, "")) for name in ("reason", "type", "message", "traceback", "fix")}
-    return Failure(retryable=value.get("retryable") is True, **texts)
+    return Failure.read(value)
 
 
 def _earlier(header: object) -> tuple[Mapping[str, object], ...]:

@@ -378,9 +378,7 @@ def _read_failure(body: bytes) -> Failure:
     value = loads(body)
     if not isinstance(value, dict):
         raise InvalidTask("A failed result's body is a JSON object")
-    words = {name: str(value.get(name, ""))[:255] for name in ("reason", "type")}
-    texts = {name: str(value.get(name, "")) for name in ("message", "traceback", "fix")}
-    return Failure(retryable=value.get("retryable") is True, **words, **texts)
+    return Failure.read(value)
 
 
 @dataclass(frozen=True, slots=True)
