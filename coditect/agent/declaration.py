@@ -491,11 +491,16 @@ def process_limits(max_tasks: int | None, max_memory: str | int | None, *, proce
 
 
 def _bytes(max_memory: str | int) -> int:
-    match = _SIZE.fullmatch(max_memory.strip()) if isinstance(max_memory, str) else None
-    size = round(float(match[1]) * _UNIT_BYTES[match[2]]) if match is not None else max_memory
+    size = size_bytes(max_memory)
     if not isinstance(size, int) or isinstance(size, bool) or size < LEAST_BYTES:
         arguments.refuse("max_memory", "A memory is at least 1MB", max_memory, 'such as "512MB" or "1GiB"')
     return size
+
+
+def size_bytes(size: Any) -> Any:
+    """Return the bytes of a size such as "512MB"; anything else is returned as it is, for the caller to check."""
+    match = _SIZE.fullmatch(size.strip()) if isinstance(size, str) else None
+    return round(float(match[1]) * _UNIT_BYTES[match[2]]) if match is not None else size
 
 
 _LIBRARIES = (str(Path(__file__).parents[1]), *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")))

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from coditect.agent.declaration import MOST_QUEUED
+from coditect.agent.declaration import MOST_QUEUED, size_bytes
 from coditect.errors import InputError, InvalidTask, SetupError
 from coditect.model.capability import LONGEST_SECONDS
 from coditect.model.duration import seconds
@@ -96,8 +96,6 @@ def filled_arguments(templates: tuple[InputTemplate, ...], value: Any) -> tuple[
     return tuple(arguments)
 
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(kB|MB|GB|KiB|MiB|GiB)")
-_UNITS = {"kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\*?")
 
 
@@ -121,11 +119,6 @@ def _span(value: Any) -> Any:
         raise ValueError(str(error)) from error
 
 
-def _size(value: Any) -> Any:
-    match = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
-    return round(float(match[1]) * _UNITS[match[2]]) if match is not None else value
-
-
 def _below(path: str) -> str:
     if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
         raise ValueError("a path below the workspace, such as out/result.json")
@@ -140,7 +133,7 @@ def _variable(name: str) -> str:
 
 Template = Annotated[str, AfterValidator(_template)]
 Seconds = Annotated[float, BeforeValidator(_span)]
-Bytes = Annotated[int, BeforeValidator(_size)]
+Bytes = Annotated[int, BeforeValidator(size_bytes)]
 Variable = Annotated[str, AfterValidator(_variable)]
 ExitCode = Annotated[int, Field(ge=1, le=255)]
 Keys = Annotated[str, Field(pattern=r"^[^.\s]+(\.[^.\s]+)*$", max_length=200)]
