@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 from collections.abc import Coroutine
 from http import HTTPStatus
 from typing import Annotated, Any, TypeVar
@@ -20,6 +18,7 @@ from coditect.api.problems import DURATION, RequestRefused
 from coditect.api.services import ApiServices
 from coditect.client.options import RequestKey
 from coditect.errors import NotFound
+from coditect.integrations import tools
 from coditect.model.duration import seconds
 from coditect.model.ids import AgentId, name_in
 from coditect.operations.fleet import get_agent
@@ -148,12 +147,8 @@ async def _disconnected(request: Request) -> None:
 
 
 def own_key(caller: Caller, key: str | None) -> str | None:
-    """Return an idempotency key with the caller's name before it, as the control plane keeps it; None without a key.
-
-    A slash in the caller's name is written otherwise, so that `a/b` with the key `c` is not `a` with the key `b/c`.
-    """
-    name = caller.name.replace("%", "%25").replace("/", "%2F")
-    return None if key is None else f"api/{name}/{key}"
+    """Return an idempotency key with the caller's name before it, as the control plane keeps it; None without a key."""
+    return None if key is None else tools.own_key("api", caller.name, key, None).key
 
 
 def request_key(caller: Caller, key: str | None, request: object, *, of: str = "") -> RequestKey | None:
@@ -161,9 +156,7 @@ def request_key(caller: Caller, key: str | None, request: object, *, of: str = "
 
     The hash depends on the kind of the request, on what it is about, and on its fields, not on their order.
     """
-    kept = own_key(caller, key)
-    if kept is None:
+    if key is None:
         return None
     fields = request.model_dump(mode="json", exclude_defaults=True) if isinstance(request, BaseModel) else request
-    written = json.dumps([type(request).__name__, of, fields], sort_keys=True)
-    return RequestKey(kept, hashlib.sha256(written.encode()).hexdigest())
+    return tools.own_key("api", caller.name, key, [type(request).__name__, of, fields])
