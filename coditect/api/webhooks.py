@@ -24,17 +24,17 @@ from standardwebhooks import Webhook as Signature
 
 from coditect.aio.clock import Clock, SystemClock
 from coditect.aio.supervisor import Backoff, Supervisor
-from coditect.broker.port import Broker, Consumer, Delivery
+from coditect.broker.port import Broker, Consumer, Delivery, tell
 from coditect.broker.topology import webhook_queue
 from coditect.client.webhooks import Webhook, check_key
-from coditect.errors import CoditectError, InvalidTask, Unroutable
+from coditect.errors import CoditectError, InvalidTask
 from coditect.integrations.http.addresses import AllowedHosts, webhook_hosts
 from coditect.integrations.http.calls import AgentCalls, HttpAnswer, agent_calls
 from coditect.messaging.event_stream import EventFilter
 from coditect.model.message import Event
 from coditect.operations.connections import Connections
 from coditect.telemetry.metrics import WEBHOOK_ATTEMPTS, WEBHOOK_SECONDS, WEBHOOKS_DISABLED, MemoryMetrics, Metrics
-from coditect.wire import control_messages, routing
+from coditect.wire import control_messages
 from coditect.wire.events import as_document, read_event
 from coditect.wire.json import dumps
 
@@ -386,11 +386,7 @@ async def _closed_within(known: OpenWebhook, seconds: float) -> bool:
 
 async def _announce(broker: Broker) -> None:
     """Tell the agents that somebody listens to events, because without a listener they publish none."""
-    try:
-        await broker.publish(
-            control_messages.listen(), exchange=routing.BROADCAST, routing_key="", timeout_seconds=ANNOUNCE_SECONDS
-        )
-    except Unroutable:
+    if not await tell(broker, control_messages.listen(), within_seconds=ANNOUNCE_SECONDS):
         log.debug("No agent is there to be told that a webhook listens")
 
 

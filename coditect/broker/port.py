@@ -13,7 +13,10 @@ from enum import StrEnum
 from typing import Protocol
 
 from coditect.broker.topology import Binding, Topology
+from coditect.errors import Unroutable
+from coditect.model.ids import AgentId
 from coditect.model.message import Message
+from coditect.wire import routing
 
 
 class Delivery(Protocol):
@@ -277,3 +280,17 @@ class Broker(Protocol):
         `if_empty` is certain only for a `classic` queue: what reaches another queue at that moment is lost, and so is
         what waits in it to be dead-lettered.
         """
+
+
+async def tell(broker: Broker, message: Message, *, agent_id: AgentId | None = None, within_seconds: float) -> bool:
+    """Send a message to every agent and dispatcher, or to one agent, at most once; return whether any is there.
+
+    Raises:
+        BrokerUnavailable: when the broker does not answer in time; retryable.
+    """
+    exchange, key = (routing.BROADCAST, "") if agent_id is None else (routing.AGENTS, routing.mailbox_key(agent_id))
+    try:
+        await broker.publish(message, exchange=exchange, routing_key=key, timeout_seconds=within_seconds)
+    except Unroutable:
+        return False
+    return True

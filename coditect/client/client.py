@@ -16,7 +16,7 @@ from coditect.aio.clock import Clock, SystemClock
 from coditect.aio.loop import HomeLoop, at_home
 from coditect.aio.supervisor import Supervisor
 from coditect.blobs import NO_BLOBS, Blobs, open_blobs
-from coditect.broker.port import Broker
+from coditect.broker.port import Broker, tell
 from coditect.broker.topology import base_topology
 from coditect.client.approvals import Approvals
 from coditect.client.coordination import ClientLockPort, FleetBreakers, Handoffs, Locks, Threads
@@ -469,11 +469,7 @@ class Client(Locking):
         await self._broadcast(control_messages.broadcast(topic, data, excluded=tuple(exclude)))
 
     async def _broadcast(self, message: Message) -> None:
-        try:
-            await self._broker.publish(
-                message, exchange=routing.BROADCAST, routing_key="", timeout_seconds=SUBMIT_SECONDS
-            )
-        except Unroutable:
+        if not await tell(self._broker, message, within_seconds=SUBMIT_SECONDS):
             log.info("No agent is there to hear a broadcast")
 
     async def emit(self, /, type_: str, *, subject: str = "", **data: Any) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from coditect.aio.clock import Clock
 from coditect.aio.supervisor import Backoff, Supervisor
-from coditect.broker.port import Broker
+from coditect.broker.port import Broker, tell
 from coditect.client.handle import Handle, task_error
 from coditect.client.options import Options, deadline_at
 from coditect.codec import encode_any, value_of
@@ -38,7 +38,7 @@ from coditect.model.task import NO_LIMITS, Limits, Task
 from coditect.registry.catalogue import CapabilityCatalogue
 from coditect.registry.port import Registry, Search
 from coditect.registry.selector import Pick, Selector
-from coditect.wire import control_messages, routing
+from coditect.wire import control_messages
 from coditect.wire.tasks import MAX_BODY_BYTES
 
 log = logging.getLogger(__name__)
@@ -138,11 +138,9 @@ class DirectLane:
 
     async def withdraw(self, task_id: TaskId, agent_id: AgentId, *, reason: str) -> None:
         """Ask one agent, at most once, to cancel a task that it was sent."""
-        message, key = control_messages.cancel(task_id, reason=reason), routing.mailbox_key(agent_id)
+        message = control_messages.cancel(task_id, reason=reason)
         try:
-            await self._broker.publish(
-                message, exchange=routing.AGENTS, routing_key=key, timeout_seconds=WITHDRAW_SECONDS
-            )
+            await tell(self._broker, message, agent_id=agent_id, within_seconds=WITHDRAW_SECONDS)
         except CoditectError as error:  # then its deadline ends it
             log.info("A task could not be withdrawn", extra={"task_id": task_id, "reason": str(error)})
 

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any, TypeVar, overload
 
 from coditect.blobs import fetched
-from coditect.broker.port import Broker
+from coditect.broker.port import Broker, tell
 from coditect.client.options import Options, deadline_at, delay_of
 from coditect.client.workflow_run import EVENT_PATTERNS, Ending, WorkflowRun
 from coditect.codec import codec, value_of
@@ -24,7 +24,6 @@ from coditect.errors import (
     TaskExpired,
     TaskFailed,
     TaskRejected,
-    Unroutable,
 )
 from coditect.messaging.event_stream import EventStream, EventStreams
 from coditect.messaging.rpc import PartReader, Requests
@@ -34,7 +33,7 @@ from coditect.model.message import Event
 from coditect.model.result import ENDINGS, EXPIRED, Failure, Outcome, Status
 from coditect.model.retry import Retry
 from coditect.model.task import Task
-from coditect.wire import control_messages, routing
+from coditect.wire import control_messages
 from coditect.wire.json import dumps
 from coditect.workflow.definition import Call, Definition, Node
 from coditect.workflow.rows import NodeRow
@@ -333,15 +332,8 @@ class Handle:
         if self._kept is not None:
             await self._kept.run.cancel(reason=reason)
             return
-        try:
-            await self._broker.publish(
-                control_messages.cancel(self.task_id, reason=reason),
-                exchange=routing.BROADCAST,
-                routing_key="",
-                timeout_seconds=CANCEL_CONFIRM_SECONDS,
-            )
-        except Unroutable:
-            return  # no agent is there: nothing runs
+        message = control_messages.cancel(self.task_id, reason=reason)
+        await tell(self._broker, message, within_seconds=CANCEL_CONFIRM_SECONDS)  # if no agent is there, nothing runs
 
     def forget(self) -> None:
         """Stop waiting for a direct task's result, and free its memory; the task goes on; does nothing if durable."""

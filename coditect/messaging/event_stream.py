@@ -14,11 +14,11 @@ from typing import Any, Self
 
 from coditect.aio.clock import SystemClock
 from coditect.aio.loop import HomeLoop
-from coditect.broker.port import Broker, Consumer, Delivery
+from coditect.broker.port import Broker, Consumer, Delivery, tell
 from coditect.broker.topology import event_queue
-from coditect.errors import CoditectError, InvalidTask, Unroutable
+from coditect.errors import CoditectError, InvalidTask
 from coditect.model.message import Event
-from coditect.wire import control_messages, routing
+from coditect.wire import control_messages
 from coditect.wire.events import read_event, subject_key
 
 log = logging.getLogger(__name__)
@@ -142,14 +142,8 @@ class EventSubscription:
         Raises:
             BrokerUnavailable: when the broker does not answer within 5 s; retryable.
         """
-        try:
-            await self._broker.publish(
-                control_messages.listen(self._subjects),
-                exchange=routing.BROADCAST,
-                routing_key="",
-                timeout_seconds=ANNOUNCE_SECONDS,
-            )
-        except Unroutable:
+        message = control_messages.listen(self._subjects)
+        if not await tell(self._broker, message, within_seconds=ANNOUNCE_SECONDS):
             log.debug("No agent is there to be told that somebody listens")
 
     async def __aexit__(

@@ -20,7 +20,7 @@ from typing import Self
 from weakref import WeakValueDictionary
 
 from coditect.blobs import NO_BLOBS, Blobs, whole
-from coditect.broker.port import Broker, Consumer, Delivery
+from coditect.broker.port import Broker, Consumer, Delivery, tell
 from coditect.broker.topology import INBOX_LOOK_SECONDS, reply_queue
 from coditect.errors import (
     CoditectError,
@@ -195,9 +195,7 @@ class Requests:
         reason = "who asked for it has ended"
         message = control_messages.cancel(task.id or "", reason=reason, correlation_id=task.correlation_id)
         try:
-            await self.broker.publish(
-                message, exchange=routing.BROADCAST, routing_key="", timeout_seconds=WITHDRAW_SECONDS
-            )
+            await tell(self.broker, message, within_seconds=WITHDRAW_SECONDS)
         except CoditectError as error:
             log.info("A request could not be withdrawn", extra={"task_id": task.id, "reason": str(error)})
 

@@ -10,14 +10,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.util import find_spec
 
-from coditect.errors import NotFound, RegistryUnavailable, ResultTimeout, Unroutable
+from coditect.broker.port import tell
+from coditect.errors import NotFound, RegistryUnavailable, ResultTimeout
 from coditect.model.capability import CapabilitySpec, check_capability_name, nearest_names
 from coditect.model.ids import AgentId
 from coditect.model.registration import AgentRecord
 from coditect.operations.connections import Connections
 from coditect.registry.catalogue import find_known, get_known
 from coditect.registry.port import Search
-from coditect.wire import control_messages, routing
+from coditect.wire import control_messages
 from coditect.wire.control_messages import LogLevelOrder
 
 POLL_SECONDS = 0.2
@@ -74,15 +75,9 @@ async def drain_agent(opened: Connections, agent_id: AgentId, *, wait_seconds: f
         BrokerUnavailable: when the broker does not answer; retryable.
     """
     async with opened.broker() as broker:
-        try:
-            await broker.publish(
-                control_messages.message(control_messages.DRAIN),
-                exchange=routing.AGENTS,
-                routing_key=routing.mailbox_key(agent_id),
-                timeout_seconds=DRAIN_SECONDS,
-            )
-        except Unroutable as error:
-            raise NotFound("No agent has this id", id=agent_id, fix="coditect agent list") from error
+        message = control_messages.message(control_messages.DRAIN)
+        if not await tell(broker, message, agent_id=agent_id, within_seconds=DRAIN_SECONDS):
+            raise NotFound("No agent has this id", id=agent_id, fix="coditect agent list")
     if wait_seconds is None:
         return
     async with opened.registry() as registry:
@@ -177,12 +172,12 @@ async def set_log_level(opened: Connections, order: LogLevelOrder, *, agent_id: 
         NotFound: when no agent has the id, or nothing runs that could hear it.
         BrokerUnavailable: when the broker does not answer; retryable.
     """
-    to_one = None if agent_id is None else routing.mailbox_key(AgentId(agent_id))
-    exchange, key = (routing.BROADCAST, "") if to_one is None else (routing.AGENTS, to_one)
-    message = control_messages.log_level(order)
+    to_one = None if agent_id is None else AgentId(agent_id)
     async with opened.broker() as broker:
         try:
-            await broker.publish(message, exchange=exchange, routing_key=key, timeout_seconds=SEND_SECONDS)
-        except (NotFound, Unroutable) as error:
-            sentence = "No agent and no dispatcher runs" if agent_id is None else "No agent has this id"
-            raise NotFound(sentence, id=agent_id, fix="coditect agent list") from error
+            heard = await tell(broker, control_messages.log_level(order), agent_id=to_one, within_seconds=SEND_SECONDS)
+        except NotFound:
+            heard = False
+    if not heard:
+        sentence = "No agent and no dispatcher runs" if agent_id is None else "No agent has this id"
+        raise NotFound(sentence, id=agent_id, fix="coditect agent list")
