@@ -19,7 +19,7 @@ from coditect.client.listings import workflow_conditions
 from coditect.client.options import SUBMIT_SECONDS, Options, RequestKey, checked_key
 from coditect.client.workflow_run import WorkflowRun
 from coditect.codec import encode_any
-from coditect.errors import CoditectError, InputError, InvalidTask, InvalidWorkflow, Problem, SetupError, TooLarge
+from coditect.errors import CoditectError, InputError, InvalidTask, Problem, SetupError, TooLarge
 from coditect.messaging.event_stream import EventStreams
 from coditect.messaging.rpc import Requests
 from coditect.model.capability import Priority
@@ -34,7 +34,7 @@ from coditect.workflow import fields
 from coditect.workflow.builder import Workflow
 from coditect.workflow.definition import MAX_WORKFLOW_NODES, Definition, Node
 from coditect.workflow.documents.document import child_document, head_document, node_document
-from coditect.workflow.graph import child_problems, children_of, every_node, graph_of, named_capabilities
+from coditect.workflow.graph import check_definition, children_of, every_node, named_capabilities
 from coditect.workflow.rows import DeadRow, WorkflowRow
 from coditect.workflow.states import WorkflowState
 from coditect.workflow.template import node_expressions
@@ -99,9 +99,7 @@ class WorkflowLane:
         named = dict.fromkeys(name for node in every_node(definition) for _, name in named_capabilities(node))
         if missing := await self._catalogue.missing(named):
             known = (named.keys() - missing) | await self._catalogue.registered()
-            graph_of(definition, capabilities=known)
-            if problems := child_problems(definition, capabilities=known):
-                raise InvalidWorkflow.of(problems, workflow=definition.name)
+            check_definition(definition, capabilities=known)
         await self._catalogue.refuse_bytes(named)
 
     async def _send(self, upload: Upload, timeout_seconds: float, progress: Progress | None) -> WorkflowRun:
@@ -305,9 +303,7 @@ def cut(definition: Definition, value: Any, *, workflow: str, key: str | Request
         TooLarge: when one node, or the input with the first node, is over the inline limit.
         InvalidTask: when a value cannot be written as JSON.
     """
-    graph = graph_of(definition)
-    if problems := (*child_problems(definition), *_in_expressions(definition)):
-        raise InvalidWorkflow.of(problems, workflow=definition.name)
+    graph = check_definition(definition, others=_in_expressions(definition))
     head: dict[str, Any] = {
         "workflow": workflow,
         **head_document(definition),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, ClassVar, TypedDict, TypeVar, Unpack
 
-from coditect.errors import InputError, InvalidWorkflow
+from coditect.errors import InputError
 from coditect.model import arguments
 from coditect.model.capability import Priority
 from coditect.model.duration import Duration
@@ -37,7 +37,7 @@ from coditect.workflow.definition import (
     check_node_name,
     check_workflow_name,
 )
-from coditect.workflow.graph import child_problems, graph_of
+from coditect.workflow.graph import check_definition
 
 T = TypeVar("T")
 
@@ -214,9 +214,7 @@ class Workflow:
         """
         nodes, children = tuple(self._nodes.values()), tuple(self._children.values())
         made = Definition(self._name, nodes, self._description, self._labels, self._retention_ms, children)
-        graph_of(made)
-        if problems := child_problems(made):
-            raise InvalidWorkflow.of(problems, workflow=self._name)
+        check_definition(made)
         return made
 
     def _add(self, work: Work, title: str, place: _Place, used: Sequence[object] = ()) -> Node:

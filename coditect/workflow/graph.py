@@ -6,7 +6,7 @@ Everything here takes time in proportion to nodes and edges: a workflow may have
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -213,6 +213,26 @@ def every_node(definition: Definition) -> Iterator[Node]:
     yield from definition.nodes
     for child in definition.workflows:
         yield from child.nodes
+
+
+def check_definition(
+    definition: Definition, *, capabilities: Collection[str] | None = None, others: Iterable[Problem] = ()
+) -> Graph:
+    """Check a definition with its sub-workflows as `graph_of` and `child_problems` do, and return its graph.
+
+    `others` are problems already found, as in expressions, which the error names, too.
+
+    Raises:
+        InvalidWorkflow: with every problem that was found.
+    """
+    beside = (*child_problems(definition, capabilities=capabilities), *others)
+    try:
+        graph = graph_of(definition, capabilities=capabilities)
+    except InvalidWorkflow as error:
+        raise InvalidWorkflow.of((*error.problems, *beside), workflow=definition.name) from None
+    if beside:
+        raise InvalidWorkflow.of(beside, workflow=definition.name)
+    return graph
 
 
 def child_problems(definition: Definition, *, capabilities: Collection[str] | None = None) -> tuple[Problem, ...]:

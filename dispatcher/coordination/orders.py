@@ -9,7 +9,7 @@ from coditect.errors import InvalidWorkflow
 from coditect.wire.json import dumps, loads
 from coditect.workflow.documents.document import child_document, head_document, node_document
 from coditect.workflow.expressions import check_expressions
-from coditect.workflow.graph import child_problems, children_of, graph_of
+from coditect.workflow.graph import check_definition, children_of
 from dispatcher.ledger import values
 from dispatcher.ledger.values import ValueKey
 from dispatcher.ledger.workflows import submit
@@ -27,9 +27,7 @@ def read_order(document: object, by: str) -> dict[str, Any]:
     from coditect.workflow.documents.reader import from_document  # noqa: PLC0415 - 5 MB: pydantic
 
     definition = from_document(document)
-    graph = graph_of(definition)
-    if problems := (*child_problems(definition), *check_expressions(definition)):
-        raise InvalidWorkflow.of(problems, workflow=definition.name)
+    graph = check_definition(definition, others=check_expressions(definition))
     if len(graph.order) > submit.MOST_CHUNK_NODES:
         fix = f"let the {by}'s workflow have a task that starts the large one"
         limit = submit.MOST_CHUNK_NODES

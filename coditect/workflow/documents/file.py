@@ -19,7 +19,7 @@ from coditect.workflow.definition import Definition
 from coditect.workflow.documents.document import to_document
 from coditect.workflow.documents.reader import from_document
 from coditect.workflow.expressions import check_expressions
-from coditect.workflow.graph import child_problems, graph_of
+from coditect.workflow.graph import check_definition
 from coditect.workflow.template import Path as Place
 
 try:
@@ -70,13 +70,7 @@ def read_workflow(content: bytes, *, is_json: bool = False, capabilities: Collec
     events = _json_events if is_json else _yaml_events
     try:
         definition = from_document(_Builder().build(events(text)))
-        problems = (
-            *_in_graph(definition, capabilities),
-            *child_problems(definition, capabilities=capabilities),
-            *check_expressions(definition),
-        )
-        if problems:
-            raise InvalidWorkflow.of(problems, workflow=definition.name)
+        check_definition(definition, capabilities=capabilities, others=check_expressions(definition))
     except InvalidWorkflow as error:
         if any(problem.line for problem in error.problems):
             raise
@@ -118,14 +112,6 @@ def read_values(text: str) -> Any:
         InvalidWorkflow: when it is no such YAML; with the line.
     """
     return _Builder().build(_yaml_events(text))
-
-
-def _in_graph(definition: Definition, capabilities: Collection[str] | None) -> tuple[Problem, ...]:
-    try:
-        graph_of(definition, capabilities=capabilities)
-    except InvalidWorkflow as error:
-        return error.problems
-    return ()
 
 
 def write_yaml(definition: Definition) -> str:

@@ -20,13 +20,13 @@ from pydantic import (
     ValidationError,
 )
 
-from coditect.errors import InputError, InvalidWorkflow, NotFound
+from coditect.errors import InputError, NotFound
 from coditect.workflow import fields
 from coditect.workflow.definition import Definition
 from coditect.workflow.documents.file import parse_document
 from coditect.workflow.documents.reader import from_document
 from coditect.workflow.expressions import check_expressions, parse
-from coditect.workflow.graph import child_problems, graph_of
+from coditect.workflow.graph import check_definition
 from coditect.workflow.template import MAX_TEMPLATE_LEVELS
 
 MOST_REPEATED = 100
@@ -295,9 +295,7 @@ def render_pattern(patterns: Catalogue, name: str, values: Mapping[str, object],
     nodes = rendering.nodes(find_pattern(patterns, name), values, 0)
     document: dict[str, Any] = {"name": as_name or name, "nodes": nodes, "labels": {"pattern": name}}
     definition = from_document(document | ({"workflows": rendering.children} if rendering.children else {}))
-    graph_of(definition)
-    if problems := (*child_problems(definition), *check_expressions(definition)):
-        raise InvalidWorkflow.of(problems, workflow=definition.name)
+    check_definition(definition, others=check_expressions(definition))
     return definition
 
 
