@@ -38,6 +38,7 @@ from coditect.agent.owners import (
 )
 from coditect.agent.quarantine import Isolation, killed_its_process
 from coditect.agent.settlement import pause_seconds, settle_or_return
+from coditect.aio.supervisor import happened
 from coditect.broker.port import Delivery, Promise
 from coditect.errors import Retryable, Unroutable
 from coditect.model.result import INTERRUPTED, NOT_BEGUN, Failure, Outcome, Status
@@ -173,7 +174,7 @@ class ManagedTasks:
             if claim is None:
                 claim = await self._grants.insist(question, execution.delivery)
             if claim is not None and claim.verdict is Verdict.WAIT:
-                await self._rest(pause_seconds(execution.delivery))
+                await happened(self._leaving, pause_seconds(execution.delivery))
                 claim = None
         except BaseException:
             self._intake.abandon(execution)
@@ -258,7 +259,7 @@ class ManagedTasks:
         async with self._question(task, running=True) as question:
             claim = await self._grants.insist(question, delivery)
         if claim is None or claim.verdict is Verdict.WAIT:
-            await self._rest(pause_seconds(delivery))
+            await happened(self._leaving, pause_seconds(delivery))
             delivery.requeue()
         elif claim.verdict is Verdict.STALE:
             delivery.ack()
@@ -327,7 +328,7 @@ class ManagedTasks:
                 execution.ack()
                 return
             with self._parked():
-                await self._rest(pause)
+                await happened(self._leaving, pause)
             if execution.acked_early and self._leaving.is_set():
                 log.error("A long task's result could not be told", extra={"task_id": execution.task.id})
                 return
@@ -344,12 +345,6 @@ class ManagedTasks:
             yield
         finally:
             self._intake.park(-1)
-
-    async def _rest(self, seconds: float) -> None:
-        """Pause for so many seconds, or until the agent drains."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._leaving.wait()
 
     async def _publish(self, execution: Execution, outcome: Outcome) -> None:
         """Publish a task's result to its owner, and again if a redelivery brought a new fence meanwhile."""

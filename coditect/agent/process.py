@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 
 import psutil
 
-from coditect.aio.supervisor import Backoff
+from coditect.aio.supervisor import Backoff, happened
 
 log = logging.getLogger(__name__)
 
@@ -177,7 +177,7 @@ class Processes:
                 self.stop()
                 return code if code > 0 else 128 - code if code else 1
             log.warning("An agent process died and is started again", extra={"exit_code": code, "deaths": deaths})
-            if await self._stopped_within(self._policy.delay(deaths)):
+            if await happened(self._stop, self._policy.delay(deaths)):
                 return 0
 
     async def _run_one(self) -> tuple[int, float, bool]:
@@ -202,12 +202,6 @@ class Processes:
                 return await process.wait()
         finally:
             self._running.discard(process)
-
-    async def _stopped_within(self, seconds: float) -> bool:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._stop.wait()
-        return self._stop.is_set()
 
 
 def say_drained() -> None:

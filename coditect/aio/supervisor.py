@@ -305,3 +305,13 @@ async def run_until(
     for failed in failing:
         if failed in done:
             raise failed.result()
+
+
+async def happened(event: asyncio.Event, within_seconds: float | None) -> bool:
+    """Wait for an event, for ever if None is given; return whether it was set within the given time."""
+    try:
+        async with asyncio.timeout(within_seconds):
+            await event.wait()
+    except TimeoutError:
+        return False
+    return True

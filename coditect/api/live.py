@@ -17,7 +17,7 @@ from secrets import token_hex
 from types import TracebackType
 from typing import Any, Self
 
-from coditect.aio.supervisor import Backoff, Supervisor
+from coditect.aio.supervisor import Backoff, Supervisor, happened
 from coditect.broker.port import Broker
 from coditect.errors import CoditectError, Overloaded
 from coditect.messaging.event_publisher import MUTE_SECONDS
@@ -156,7 +156,7 @@ class LiveStream:
             if self._reason:
                 yield [self._at(END, self._reason)]
                 return
-            if not await self._news_in_time():
+            if not await happened(self._news, self._ping_seconds):
                 yield [self._at(PING)]
 
     def _next(self) -> list[LiveFrame]:
@@ -164,14 +164,6 @@ class LiveStream:
         self._position += len(frames)
         takes = self._selection.takes
         return [frame for frame in frames if frame.event is None or takes(frame.event)]
-
-    async def _news_in_time(self) -> bool:
-        try:
-            async with asyncio.timeout(self._ping_seconds):
-                await self._news.wait()
-        except TimeoutError:
-            return False
-        return True
 
     def _at(self, name: str, reason: str = "") -> LiveFrame:
         """Return a `ping` or `end` frame; its id names the last frame read, after which a reader can resume."""

@@ -23,7 +23,7 @@ from typing import Self
 from standardwebhooks import Webhook as Signature
 
 from coditect.aio.clock import Clock, SystemClock
-from coditect.aio.supervisor import Backoff, Supervisor
+from coditect.aio.supervisor import Backoff, Supervisor, happened
 from coditect.broker.port import Broker, Consumer, Delivery, tell
 from coditect.broker.topology import webhook_queue
 from coditect.client.webhooks import Webhook, check_key
@@ -334,7 +334,7 @@ class WebhookDelivery:
                 break
             log.info("A webhook is tried again", extra=_facts(known, event, attempt) | {"attempts": number})
             pause = max(attempt.wait_seconds, self._retries.pause_seconds(number, self._clock.chance()))
-            if await _closed_within(known, pause) or delivery.lost:
+            if await happened(known.closed, pause) or delivery.lost:
                 return None
         return attempt
 
@@ -373,15 +373,6 @@ async def open_webhooks(
             sender.check_key()
             await stack.enter_async_context(WebhookDelivery(opened, broker, sender, clock=SystemClock()))
         yield sender
-
-
-async def _closed_within(known: OpenWebhook, seconds: float) -> bool:
-    try:
-        async with asyncio.timeout(seconds):
-            await known.closed.wait()
-    except TimeoutError:
-        return False
-    return True
 
 
 async def _announce(broker: Broker) -> None:

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from coditect.agent.process import ProcessId, RestartPolicy, ended_if_stopped, identify
 from coditect.aio import launch
+from coditect.aio.supervisor import happened
 from coditect.local import watchdog
 from coditect.local.errors import StartFailed
 from coditect.local.state import ChildState, Phase, open_private
@@ -324,15 +325,6 @@ class ProcessSupervisor:
     def _note(self, post: _Post, **changes: object) -> None:
         post.state = replace(post.state, **changes)  # type: ignore[arg-type]  # replace() checks the names
         self._changed()
-
-
-async def happened(event: asyncio.Event, within_seconds: float) -> bool:
-    """Wait for an event; return whether it was set within the given time."""
-    try:
-        await asyncio.wait_for(event.wait(), within_seconds)
-    except TimeoutError:
-        return False
-    return True
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from math import inf
 from types import TracebackType
 from typing import Any, NoReturn, Protocol, Self
 
-from coditect.aio.supervisor import Supervisor
+from coditect.aio.supervisor import Supervisor, happened
 from coditect.errors import BreakerOpen, CoditectError
 from coditect.model.duration import Duration, seconds
 from coditect.model.limits import Breaker, BreakerScope, BreakerState, CallVerdict, breaker_of
@@ -357,9 +357,7 @@ class CircuitBreaker:
 
     async def next_change(self, within_seconds: float) -> None:
         """Wait until the breaker opens, closes or moves its next probe, or `within_seconds` (at least 1 ms) pass."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(None if within_seconds == inf else max(LEAST_SECONDS, within_seconds)):
-                await self._news.wait()
+        await happened(self._news, None if within_seconds == inf else max(LEAST_SECONDS, within_seconds))
 
     def refusal(self) -> BreakerOpen:
         """Return the error of a call that the open breaker refuses."""

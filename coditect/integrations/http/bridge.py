@@ -20,7 +20,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 
 from coditect.agent.declaration import Agent
-from coditect.aio.supervisor import Supervisor
+from coditect.aio.supervisor import Supervisor, happened
 from coditect.broker.port import Broker
 from coditect.errors import CoditectError, Conflict, InputError, InvalidTask, NotFound, Overloaded, RegistryUnavailable
 from coditect.integrations.http.addresses import AgentRefused, AllowedHosts, AnswerBroken
@@ -123,13 +123,8 @@ class HttpBridge:
         """Start and stop serving HTTP agents as their registrations change, with a look each second, until canceled."""
         while True:
             await self._look()
-            try:
-                async with asyncio.timeout(BRIDGE_CHECK_SECONDS):
-                    await self._hurry.wait()
-            except TimeoutError:
-                continue
-            finally:
-                self._hurry.clear()
+            await happened(self._hurry, BRIDGE_CHECK_SECONDS)
+            self._hurry.clear()
 
     async def close(self) -> None:
         """Drain all HTTP agents, give up the claims on them so that other bridges can serve them, and serve no more.
