@@ -15,7 +15,7 @@ from coditect.cli.connections import ask, connections, listed
 from coditect.cli.start import ParameterOption, read_parameters
 from coditect.cli.terminal.options import LimitOption, ShownAnswer, WatchOption, present, read_body, takes
 from coditect.cli.terminal.output import FieldsView, Output, OutputOption, TableView, instant, render, say
-from coditect.errors import InputError, NotFound
+from coditect.errors import InputError
 from coditect.model.duration import duration_text, seconds
 from coditect.operations.coordination import healing
 from coditect.operations.coordination.healing import HealingRow
@@ -360,12 +360,9 @@ def _signs(http: Any, logs: Any, metrics: Any) -> Iterator[dict[str, Any]]:
 
 
 def _read(file: Path) -> list[healing.Service]:
-    from coditect.workflow.documents.file import parse_document
+    from coditect.workflow.documents.file import parse_document, read_file
 
-    try:
-        found = parse_document(file.read_bytes())
-    except OSError as error:
-        raise NotFound("There is no such file to read", path=str(file), reason=str(error)) from error
+    found = parse_document(read_file(file))
     if not isinstance(found, dict) or not found:
         raise InputError("A file of services has their names as keys", path=str(file), fix="write `NAME: {...}`")
     return [healing.named(str(name), fields) for name, fields in found.items()]

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from coditect.client.client import Client
-from coditect.errors import InvalidTask, NotFound, SetupError
-from coditect.goals.planners import TemplatePlanner, read_templates
+from coditect.errors import InvalidTask, SetupError
+from coditect.goals.planners import MAX_TEMPLATE_BYTES, TemplatePlanner, read_templates
 from coditect.goals.pursuit import GoalMeans, goal_agent
 from coditect.model.capability import CapabilitySpec
 from coditect.settings.settings import ChatSettings, ToolSettings, read_variables
+from coditect.workflow.documents.file import read_file
 
 
 def check_input(spec: CapabilitySpec, value: Any) -> None:
@@ -44,10 +45,7 @@ def read_goals(path: Path) -> TemplatePlanner:
         NotFound: when there is no such file.
         InputError: when it has no templates, with every problem.
     """
-    try:
-        return TemplatePlanner(read_templates(path.read_bytes(), name=str(path)))
-    except (OSError, ValueError) as error:  # or a name that no file system takes
-        raise NotFound("There is no such file to read", path=str(path)[:200], reason=str(error)[:200]) from error
+    return TemplatePlanner(read_templates(read_file(path, most_bytes=MAX_TEMPLATE_BYTES), name=str(path)))
 
 
 @asynccontextmanager

@@ -8,11 +8,11 @@ from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from coditect.errors import InputError, NotFound
+from coditect.errors import InputError
 from coditect.workflow import fields
 from coditect.workflow.approvals.policy import ROOTS, ApprovalPolicy, ApprovalRule, Learning, Risk, Ruling, Subject
 from coditect.workflow.definition import OnTimeout
-from coditect.workflow.documents.file import parse_document
+from coditect.workflow.documents.file import parse_document, read_file
 from coditect.workflow.expressions import check_roots
 
 MOST_RULES = 200
@@ -150,12 +150,8 @@ def load_policy(path: Path | str) -> ApprovalPolicy:
         InputError: with the places of up to ten problems; not retryable.
     """
     path = Path(path)
-    try:
-        with path.open("rb") as file:
-            content = file.read(POLICY_BYTES_LIMIT + 1)
-    except (OSError, ValueError) as error:  # no path has a null byte
-        fix = "give the policy's file: CODITECT_APPROVAL_POLICY"
-        raise NotFound("There is no such policy to read", path=str(path), reason=str(error), fix=fix) from error
+    fix = "give the policy's file: CODITECT_APPROVAL_POLICY"
+    content = read_file(path, noun="policy", most_bytes=POLICY_BYTES_LIMIT, fix=fix)
     return read_policy(content, is_json=path.suffix == ".json", name=str(path))
 
 

@@ -52,12 +52,21 @@ def load_workflow(path: Path | str, *, capabilities: Collection[str] | None = No
         InvalidWorkflow: with line, place and remedy of every problem that was found.
     """
     path = Path(path)
+    return read_workflow(read_file(path), is_json=path.suffix == ".json", capabilities=capabilities)
+
+
+def read_file(path: Path, *, noun: str = "file", most_bytes: int = DOCUMENT_BYTES_LIMIT, **facts: str) -> bytes:
+    """Return the content of a file; of one that is larger, `most_bytes` and one byte more, which its reader refuses.
+
+    Raises:
+        NotFound: when the file cannot be read; the error names it by the noun, and has the facts.
+    """
     try:
         with path.open("rb") as file:
-            content = file.read(DOCUMENT_BYTES_LIMIT + 1)
+            return file.read(most_bytes + 1)
     except (OSError, ValueError) as error:  # no path has a null byte
-        raise NotFound("There is no such file to read", path=str(path), reason=str(error)) from error
-    return read_workflow(content, is_json=path.suffix == ".json", capabilities=capabilities)
+        shown, reason = str(path)[:200], str(error)[:200]
+        raise NotFound(f"There is no such {noun} to read", path=shown, reason=reason, **facts) from error
 
 
 def read_workflow(content: bytes, *, is_json: bool = False, capabilities: Collection[str] | None = None) -> Definition:

@@ -23,7 +23,7 @@ from pydantic import (
 from coditect.errors import InputError, NotFound
 from coditect.workflow import fields
 from coditect.workflow.definition import Definition
-from coditect.workflow.documents.file import parse_document
+from coditect.workflow.documents.file import parse_document, read_file
 from coditect.workflow.documents.reader import from_document
 from coditect.workflow.expressions import check_expressions, parse
 from coditect.workflow.graph import check_definition
@@ -194,7 +194,7 @@ def load_patterns(folders: Iterable[Path] = ()) -> Catalogue:
     found: dict[str, WorkflowPattern] = {}
     for folder in (PACKAGED, *folders):
         for path in _files(folder):
-            pattern = read_pattern(_content(path), name=str(path))
+            pattern = read_pattern(read_file(path, most_bytes=PATTERN_BYTES_LIMIT), name=str(path))
             if pattern.pattern in found:
                 fix = "give each pattern a name of its own"
                 raise InputError("Two patterns have one name", given=pattern.pattern, path=str(path), fix=fix)
@@ -244,14 +244,6 @@ def _files(folder: Path) -> list[Path]:
         reason = str(error)[:200]
     fix = "name a folder of YAML files"
     raise NotFound("There is no such folder of patterns", path=str(folder)[:200], reason=reason, fix=fix)
-
-
-def _content(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return file.read(PATTERN_BYTES_LIMIT + 1)
-    except (OSError, ValueError) as error:
-        raise NotFound("There is no such file to read", path=str(path), reason=str(error)) from error
 
 
 # The rendering of a pattern with its arguments to an ordinary workflow, which is checked like a person's own.
