@@ -13,11 +13,12 @@ import logging
 import os
 import re
 import stat
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -336,8 +337,9 @@ class _Command:
         """
         room: CommandRoom = ctx.lifespan
         loop = asyncio.get_running_loop()
-        attempt = _CommandRun(self._fields, ctx, command_environment(os.environ, self._fields.environment, ctx))
-        job = loop.run_in_executor(room.threads, self._run, value, room, attempt)
+        environment = command_environment(os.environ, self._fields.environment, ctx)
+        attempt = CommandRun(most_bytes=self._fields.limits.output, secrets=secrets_in(environment))
+        job = loop.run_in_executor(room.threads, self._run, value, ctx, environment, attempt)
         try:
             found = await asyncio.shield(job)
         except asyncio.CancelledError:
@@ -350,12 +352,15 @@ class _Command:
             await ctx.emit(COST_EVENT, capability=ctx.capability, cost=found.cost)
         return found.value
 
-    def _run(self, value: Any, room: CommandRoom, attempt: _CommandRun) -> CommandValue:
+    def _run(self, value: Any, ctx: Context, environment: Mapping[str, str], attempt: CommandRun) -> CommandValue:
         """Make the workspace, run the command in it, judge its end, and remove the workspace; blocks its thread."""
-        arguments = filled_arguments(self._arguments, value)
+        room: CommandRoom = ctx.lifespan
+        arguments, limits = filled_arguments(self._arguments, value), self._fields.limits
         body = dumps(value) + b"\n" if self._fields.input is InputBy.STDIN else b""
         with room.workspaces.one(self._checkout(value)) as folder:
-            end = attempt.run(room.launcher, arguments, folder, body)
+            own = {"HOME": str(folder), "TMPDIR": str(folder)} | dict(environment)
+            launch = Launch(arguments, folder, own, limits.memory, limits.grace)
+            end = attempt.run(room.launcher, launch, body, partial(_report, ctx, attempt.secrets))
             return self._judge.value(end, folder, attempt.secrets)
 
     def _checkout(self, value: Any) -> Checkout | None:
@@ -363,40 +368,15 @@ class _Command:
         return None if repository is None else Checkout(Path(repository), self._revision.fill(value))
 
 
-class _CommandRun:
-    """A run of a command, shared by the event loop, which may end it, and the thread that waits for it."""
-
-    def __init__(self, fields: CommandFields, ctx: Context, environment: Mapping[str, str]) -> None:
-        self._fields = fields
-        self._ctx = ctx
-        self._environment = environment
-        self._run: CommandRun | None = None
-        self._unwanted = False
-        self.secrets = secrets_in(environment)
-
-    def ask_to_end(self) -> None:
-        self._unwanted = True
-        if self._run is not None:
-            self._run.ask_to_end()
-
-    def run(self, launcher: Launcher, arguments: tuple[str, ...], folder: Path, body: bytes) -> Any:
-        limits = self._fields.limits
-        own = {"HOME": str(folder), "TMPDIR": str(folder)} | dict(self._environment)
-        launch = Launch(arguments, folder, own, limits.memory, limits.grace)
-        self._run = CommandRun(launcher, launch, most_bytes=limits.output, secrets=self.secrets)
-        if self._unwanted:
-            self._run.ask_to_end()
-        return self._run.run(body, self._heard)
-
-    def _heard(self, line: bytes) -> None:
-        """Report the progress that a command's JSON line states; ignore any other line."""
-        try:
-            said = loads(line)
-        except InvalidTask:
-            return
-        share, note = at_keys(said, "progress"), at_keys(said, "note")
-        if isinstance(share, int | float) and not isinstance(share, bool):
-            self._ctx.report(float(share), hidden(note, self.secrets)[:_LONGEST_NOTE] if isinstance(note, str) else "")
+def _report(ctx: Context, secrets: Collection[str], line: bytes) -> None:
+    """Report the progress that a command's JSON line states; ignore any other line."""
+    try:
+        said = loads(line)
+    except InvalidTask:
+        return
+    share, note = at_keys(said, "progress"), at_keys(said, "note")
+    if isinstance(share, int | float) and not isinstance(share, bool):
+        ctx.report(float(share), hidden(note, secrets)[:_LONGEST_NOTE] if isinstance(note, str) else "")
 
 
 def load_commands(path: Path | str, *, folder: str | None = None) -> Agent:

@@ -330,11 +330,9 @@ class CommandEnd:
 class CommandRun:
     """A run of one command: `run` blocks its thread until the command ends, any thread may call `ask_to_end`."""
 
-    def __init__(self, launcher: Launcher, command: Launch, *, most_bytes: int, secrets: Collection[str]) -> None:
-        self._launcher = launcher
-        self._command = command
+    def __init__(self, *, most_bytes: int, secrets: tuple[str, ...]) -> None:
+        self.secrets = secrets
         self._most_bytes = most_bytes
-        self._secrets = secrets
         self._started: StartedCommand | None = None
         self._unwanted = False
 
@@ -344,7 +342,7 @@ class CommandRun:
         if self._started is not None:
             self._started.ask_to_end()
 
-    def run(self, stdin: bytes, on_line: Callable[[bytes], None]) -> CommandEnd:
+    def run(self, launcher: Launcher, command: Launch, stdin: bytes, on_line: Callable[[bytes], None]) -> CommandEnd:
         """Run the command to its end, wait until none of its processes is left, and return its exit code and output.
 
         `on_line` gets each line of stdout and stderr that begins with a brace and is short enough for progress.
@@ -353,11 +351,11 @@ class CommandRun:
             CommandFailed: when it writes more than it may; it is killed.
             CommandTroubled: when the launcher or the guard is gone; retryable.
         """
-        with self._launcher.start(self._command) as started:
+        with launcher.start(command) as started:
             self._started = started
             if self._unwanted:
                 started.kill()
-            streams = _Streams(started, stdin, on_line, self._most_bytes, self._secrets)
+            streams = _Streams(started, stdin, on_line, self._most_bytes, self.secrets)
             try:
                 return streams.end()
             finally:
