@@ -163,14 +163,14 @@ def _address(request: Request) -> str:
 DASHBOARD = Path(__file__).parent / "dashboard"
 """The folder of the dashboard's files, which are served at `/`."""
 ROUTERS: tuple[APIRouter, ...] = (
-    *tasks.ROUTERS,
-    *fleet.ROUTERS,
-    *workflows.ROUTERS,
-    *approvals.ROUTERS,
-    *schedules.ROUTERS,
-    *coordination.ROUTERS,
-    *threads.ROUTERS,
-    *events.ROUTERS,
+    *tasks.routers,
+    *fleet.routers,
+    *workflows.routers,
+    *approvals.routers,
+    *schedules.routers,
+    *coordination.routers,
+    *threads.routers,
+    *events.routers,
     http_agents.steered,
 )
 """The routers below `/v1`, the most used ones first, since a request is compared with one after the other."""

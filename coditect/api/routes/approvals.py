@@ -97,4 +97,4 @@ async def get_autonomy(client: Fleet, hours: Hours = 24) -> AutonomyReport:
     return await client.approvals.autonomy(since_ms=now_ms - hours * HOUR_MS, until_ms=now_ms)
 
 
-ROUTERS = (approval_router, audit_router)
+routers = (approval_router, audit_router)

@@ -230,4 +230,4 @@ def _version(if_match: str | None) -> int | None:
     return int(text)
 
 
-ROUTERS = (lock_router, space_router)
+routers = (lock_router, space_router)

@@ -289,4 +289,4 @@ async def delete_webhook(name: str, client: Fleet) -> None:
     await client.webhooks.delete(name)
 
 
-ROUTERS = (event_router, webhook_router)
+routers = (event_router, webhook_router)

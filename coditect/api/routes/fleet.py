@@ -276,4 +276,4 @@ async def metrics(services: Services) -> Response:
     return Response(body, headers={"content-type": kind})
 
 
-ROUTERS = (fleet_router, agent_router)
+routers = (fleet_router, agent_router)

@@ -111,4 +111,4 @@ async def delete_trigger(name: str, client: Fleet) -> None:
     await client.triggers.delete(name)
 
 
-ROUTERS = (schedule_router,)
+routers = (schedule_router,)

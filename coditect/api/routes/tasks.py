@@ -472,4 +472,4 @@ def _ignored(note: str) -> None:
     """Ignore a note that some dead letters' queues could not be found; the answer shows the letters of the others."""
 
 
-ROUTERS = (task_router, broadcast_router, dead_letter_router)
+routers = (task_router, broadcast_router, dead_letter_router)

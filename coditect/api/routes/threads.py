@@ -207,4 +207,4 @@ async def forget_lessons(capability: str, client: Fleet, lesson: str | None = No
     await client.lessons.forget(capability, lesson)
 
 
-ROUTERS = (thread_router, handoff_router, lesson_router)
+routers = (thread_router, handoff_router, lesson_router)

@@ -415,4 +415,4 @@ def _folders(environ: Mapping[str, str]) -> list[Path]:
     return [Path(folder) for folder in environ.get(FOLDERS, "").split(os.pathsep) if folder]
 
 
-ROUTERS = (workflow_router, checkpoint_router, trace_router, pattern_router)
+routers = (workflow_router, checkpoint_router, trace_router, pattern_router)
