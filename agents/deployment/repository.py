@@ -8,9 +8,9 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryFile
 
 from agents.tester import clean_environment
+from agents.tools.child import Ended, run_program
 from coditect.errors import InputError, Retryable, SetupError
 
 _QUIET = ("-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false")
@@ -30,10 +30,10 @@ def commit_of(repository: Path, revision: str) -> str:
         InputError: not retryable; the repository has no such revision.
     """
     found = _run(repository, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
-    if found.returncode != 0:
+    if found.code != 0:
         fix = "name a git repository, and a branch that it has"
         raise InputError("there is no such revision", repository=str(repository), revision=revision[:200], fix=fix)
-    return found.stdout.decode().strip()
+    return found.output.decode().strip()
 
 
 def diff_of(repository: Path, base: str, commit: str) -> str:
@@ -43,11 +43,10 @@ def diff_of(repository: Path, base: str, commit: str) -> str:
         InputError: not retryable; the two have no common ancestor, nothing changed, or too much.
     """
     found = _run(repository, "diff", *_EVERYTHING, f"{base}...{commit}", "--")
-    if found.returncode != 0 or not 0 < len(found.stdout) <= MOST_DIFF_BYTES:
-        reason = found.stderr.decode(errors="replace").strip()[:300]
+    if found.code != 0 or not 0 < len(found.output) <= MOST_DIFF_BYTES:
         fix = "give a branch with changes of at most 500 kB since its base"
-        raise InputError("there is no diff to review", bytes=len(found.stdout), reason=reason, fix=fix)
-    return found.stdout.decode(errors="replace")
+        raise InputError("there is no diff to review", bytes=len(found.output), reason=found.errors[:300], fix=fix)
+    return found.output.decode(errors="replace")
 
 
 def fetch(repository: Path, url: str, refs: Mapping[str, str], options: Mapping[str, str]) -> None:
@@ -69,9 +68,8 @@ def fetch(repository: Path, url: str, refs: Mapping[str, str], options: Mapping[
         refspecs = [f"+{theirs}:{ours}" for theirs, ours in refs.items()]
         flags = ("--quiet", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules")
         fetched = _run(repository, "fetch", *flags, "--", url, *refspecs, options=options)
-    if fetched.returncode != 0:
-        reason = fetched.stderr.decode(errors="replace").strip()[-300:]
-        raise Retryable("git cannot fetch from the server", url=url, refs=list(refs), reason=reason)
+    if fetched.code != 0:
+        raise Retryable("git cannot fetch from the server", url=url, refs=list(refs), reason=fetched.errors[-300:])
 
 
 @contextmanager
@@ -89,9 +87,9 @@ def worktree(repository: Path, commit: str, name: str) -> Iterator[Path]:
         with _alone(tree.parent):
             _remove(repository, tree)
             added = _run(repository, "worktree", "add", "--detach", "--force", str(tree), commit)
-        if added.returncode != 0:
-            reason = added.stderr.decode(errors="replace").strip()[:300]
-            raise InputError("git cannot check the commit out", commit=commit, reason=reason, fix="fetch the commit")
+        if added.code != 0:
+            fix = "fetch the commit"
+            raise InputError("git cannot check the commit out", commit=commit, reason=added.errors[:300], fix=fix)
         yield tree
     finally:
         with _alone(tree.parent):
@@ -111,13 +109,11 @@ def _remove(repository: Path, tree: Path) -> None:
     _run(repository, "worktree", "prune")
 
 
-def _run(
-    repository: Path, *arguments: str, options: Mapping[str, str] | None = None
-) -> subprocess.CompletedProcess[bytes]:
+def _run(repository: Path, *arguments: str, options: Mapping[str, str] | None = None) -> Ended:
     """Run git in a repository, and return its exit code, which the caller must check, and its output.
 
-    Of more output than a diff may have, the beginning is returned. With `options`, git knows no others, reaches HTTP
-    servers only, and has five minutes.
+    Of more output than a diff may have, the end is returned. With `options`, git knows no others, reaches HTTP servers
+    only, and has five minutes.
 
     Raises:
         SetupError: not retryable; git is not installed.
@@ -126,24 +122,12 @@ def _run(
     seconds = _WITHIN_SECONDS if options is None else _FETCH_SECONDS
     command = ["git", *_QUIET, "-C", str(repository), *arguments]
     environment = None if options is None else _isolated(repository, options)
-    with TemporaryFile() as output:
-        try:
-            ran = subprocess.run(
-                command,
-                check=False,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.PIPE,
-                timeout=seconds,
-            )
-        except FileNotFoundError as error:
-            raise SetupError("git is missing; install it beside the agent") from error
-        except subprocess.TimeoutExpired as error:
-            raise Retryable("git did not end in time", command=arguments[0], seconds=seconds) from error
-        output.seek(0)
-        ran.stdout = output.read(MOST_DIFF_BYTES + 1)
-    return ran
+    try:
+        return run_program(command, seconds=seconds, most_bytes=MOST_DIFF_BYTES + 1, environment=environment)
+    except FileNotFoundError as error:
+        raise SetupError("git is missing; install it beside the agent") from error
+    except subprocess.TimeoutExpired as error:
+        raise Retryable("git did not end in time", command=arguments[0], seconds=seconds) from error
 
 
 def _isolated(repository: Path, options: Mapping[str, str]) -> dict[str, str]:

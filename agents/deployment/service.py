@@ -34,11 +34,12 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from tempfile import TemporaryFile
 from threading import Event, Timer
-from typing import IO, Any
+from typing import Any
 
 import psutil
 
 from agents.tester import STARTED_BY, clean_environment
+from agents.tools.child import end_of
 from coditect.errors import InputError, TaskFailed
 
 _STOP_WITHIN_SECONDS = 5
@@ -233,7 +234,7 @@ class Service:
                 )
             except subprocess.TimeoutExpired:
                 return f"app.py {_CHECK} did not end within {_CHECK_WITHIN_SECONDS} s"
-            last = end_of(errors, _TAIL_CHARACTERS).rpartition("\n")[2][:300]
+            last = end_of(errors, _TAIL_CHARACTERS).strip().rpartition("\n")[2][:300]
         return "" if ran.returncode == 0 else (last or f"exit {ran.returncode}")
 
     def _start(self, version: str, lock: int) -> None:
@@ -285,15 +286,9 @@ class Service:
         """Return the end of the service's log, at most 1,000 characters."""
         try:
             with (self.folder / "service.log").open("rb") as log:
-                return end_of(log, _TAIL_CHARACTERS)
+                return end_of(log, _TAIL_CHARACTERS).strip()
         except OSError:
             return ""
-
-
-def end_of(file: IO[bytes], most_bytes: int) -> str:
-    """Return the end of a file as text, without blanks around it."""
-    file.seek(max(0, file.seek(0, os.SEEK_END) - most_bytes))
-    return file.read(most_bytes).decode(errors="replace").strip()
 
 
 def wait_for_version(

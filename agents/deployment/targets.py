@@ -21,12 +21,12 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from agents.deployment.service import Service, ask_health, end_of, wait_for_version
+from agents.deployment.service import Service, ask_health, wait_for_version
+from agents.tools.child import run_program
 from agents.tools.sources import confined
 from coditect.errors import InputError, SetupError, TaskFailed
 
@@ -419,24 +419,15 @@ def _run(command: Sequence[str], *, seconds: float, with_errors: bool = False) -
     """
     environment = {name: value for name, value in os.environ.items() if not name.startswith("CODITECT_")}
     facts = {"command": " ".join([Path(command[0]).name, *command[1:]])[:300]}
-    with TemporaryFile() as output, TemporaryFile() as errors:  # a build prints what the commit wants
-        try:
-            ran = subprocess.run(
-                command,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=errors,
-                timeout=seconds,
-                check=False,
-            )
-        except FileNotFoundError as error:
-            fix = "install it beside the deployer"
-            raise SetupError("A program is missing", program=command[0], fix=fix) from error
-        except subprocess.TimeoutExpired as error:
-            raise TaskFailed("A program did not end in time", **facts, seconds=seconds, output="") from error
-        printed, complained = end_of(output, _MOST_OUTPUT), end_of(errors, _MOST_OUTPUT)
-    if ran.returncode != 0:
-        said = (complained or printed)[-_TAIL_CHARACTERS:]
-        raise TaskFailed("A program failed", **facts, exit_code=ran.returncode, output=said)
-    return f"{printed}\n{complained}" if with_errors else printed
+    try:
+        ended = run_program(command, seconds=seconds, most_bytes=_MOST_OUTPUT, environment=environment)
+    except FileNotFoundError as error:
+        fix = "install it beside the deployer"
+        raise SetupError("A program is missing", program=command[0], fix=fix) from error
+    except subprocess.TimeoutExpired as error:
+        raise TaskFailed("A program did not end in time", **facts, seconds=seconds, output="") from error
+    printed = ended.output.decode(errors="replace").strip()
+    if ended.code != 0:
+        said = (ended.errors or printed)[-_TAIL_CHARACTERS:]
+        raise TaskFailed("A program failed", **facts, exit_code=ended.code, output=said)
+    return f"{printed}\n{ended.errors}" if with_errors else printed

@@ -15,14 +15,12 @@ import json
 import os
 import re
 import shlex
-import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryFile
-from typing import IO, Any, Protocol
+from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -30,6 +28,7 @@ from agents.deployment.service import Service, outliving
 from agents.healing.diagnosis import Bounds, Cause, ServiceEvidence, Symptom, examine, glance, remedy, symptoms
 from agents.healing.signs import LogReader, LogSign, Sign
 from agents.tester import STARTED_BY
+from agents.tools.child import Ended, run_program
 from agents.tools.sources import confined
 from coditect.errors import InputError
 
@@ -37,7 +36,7 @@ _MANAGERS = frozenset({"systemctl", "service", "rc-service"})
 _UNIT = re.compile(r"--user|[A-Za-z0-9_@][A-Za-z0-9_@.:\\-]*")
 _REVISION = "deployment.kubernetes.io/revision"
 _COMMAND_SECONDS = 60
-_MOST_OUTPUT = 65_536
+_MOST_OUTPUT = 16_777_216
 _WAITING_BADLY = frozenset(
     {
         "CrashLoopBackOff",
@@ -207,14 +206,12 @@ class CommandKind:
 
     def _run(self, verb: str) -> tuple[int, str]:
         """Run the command with a verb, and return its exit code and the last line that it wrote."""
-        with TemporaryFile() as output:  # no pipe: the service may keep it open
-            try:
-                # what a status leaves behind would be one process more with every look; a start leaves the service
-                ended = _run(self._program(verb), output, leaves=verb == "start")
-            except subprocess.TimeoutExpired:
-                return -1, f"it did not end within {_COMMAND_SECONDS} s"
-            output.seek(0)
-            return ended, _last_line(output.read(_MOST_OUTPUT).decode(errors="replace"))
+        try:
+            # what a status leaves behind would be one process more with every look; a start leaves the service
+            ended = _run(self._program(verb), together=True, leaves=verb == "start")
+        except subprocess.TimeoutExpired:
+            return -1, f"it did not end within {_COMMAND_SECONDS} s"
+        return ended.code, _last_line(ended.output.decode(errors="replace"))
 
     def _program(self, verb: str) -> Sequence[str]:
         try:
@@ -334,48 +331,30 @@ class DeploymentKind:
             OSError: retryable; kubectl is not installed, or the API server does not answer.
         """
         where = ["--namespace", self.namespace, *(["--context", self.context] if self.context else [])]
-        with TemporaryFile() as output, TemporaryFile() as errors:
-            ended = _run(["kubectl", *arguments, *where], output, errors)
-            output.seek(0)
-            errors.seek(0)
-            if ended == 0:
-                return output.read().decode(errors="replace")
-            reason = _last_line(errors.read(_MOST_OUTPUT).decode(errors="replace"))
+        ended = _run(["kubectl", *arguments, *where])
+        if ended.code == 0:
+            return ended.output.decode(errors="replace")
+        reason = _last_line(ended.errors)
         if "NotFound" in reason:
             fix = "see `kubectl get deployments`"
             raise InputError("there is no such Deployment", name=self.name, namespace=self.namespace, fix=fix)
-        raise OSError(f"kubectl {arguments[0]}: exit {ended}: {reason}")
+        raise OSError(f"kubectl {arguments[0]}: exit {ended.code}: {reason}")
 
 
-def _run(words: Sequence[str], output: IO[bytes], errors: IO[bytes] | None = None, *, leaves: bool = False) -> int:
-    """Run a program without Coditect's secrets, and return its exit code; what it starts may outlive the agent.
+def _run(words: Sequence[str], *, together: bool = False, leaves: bool = False) -> Ended:
+    """Run a program without Coditect's secrets; what it starts may outlive the agent.
 
     Raises:
         InputError: not retryable; it cannot be run.
         TimeoutExpired: it did not end within a minute, and was killed, with what it started if it `leaves` nothing.
     """
     own = {name: value for name, value in os.environ.items() if not name.startswith("CODITECT_") or name == STARTED_BY}
+    limits = {"seconds": _COMMAND_SECONDS, "most_bytes": _MOST_OUTPUT}
     try:
-        program = subprocess.Popen(
-            words,
-            env=outliving(own),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=errors or subprocess.STDOUT,
-            start_new_session=True,
-        )
+        return run_program(words, **limits, environment=outliving(own), together=together, leaves=leaves)
     except OSError as error:
         fix = "install it where the agent runs, or make the file executable"
         raise InputError("this program cannot be run", program=words[0], reason=str(error), fix=fix) from error
-    with program:
-        try:
-            return program.wait(_COMMAND_SECONDS)
-        except subprocess.TimeoutExpired:
-            if leaves:
-                program.kill()
-            else:
-                os.killpg(program.pid, signal.SIGKILL)
-            raise
 
 
 def _last_line(text: str) -> str:

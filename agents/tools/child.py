@@ -10,9 +10,12 @@ import asyncio
 import contextlib
 import os
 import signal
+import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO
 
 _TAIL_BYTES = 8192
 
@@ -80,5 +83,62 @@ async def _wait(child: asyncio.subprocess.Process, timeout_seconds: float) -> bo
 
 def _tail(log: Path) -> str:
     with log.open("rb") as output:
-        output.seek(max(0, log.stat().st_size - _TAIL_BYTES))
-        return output.read(_TAIL_BYTES).decode(errors="replace")
+        return end_of(output, _TAIL_BYTES)
+
+
+def end_of(file: IO[bytes], most_bytes: int) -> str:
+    """Return the end of a file as text."""
+    return _last_bytes(file, most_bytes).decode(errors="replace")
+
+
+def _last_bytes(file: IO[bytes], most_bytes: int) -> bytes:
+    file.seek(max(0, file.seek(0, os.SEEK_END) - most_bytes))
+    return file.read(most_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The end of a program: its exit code, and the last of what it wrote."""
+
+    code: int
+    output: bytes
+    errors: str
+    """What it wrote to stderr, without blanks around it."""
+
+
+def run_program(
+    argv: Sequence[str],
+    *,
+    seconds: float,
+    most_bytes: int,
+    environment: Mapping[str, str] | None = None,
+    together: bool = False,
+    leaves: bool = False,
+) -> Ended:
+    """Run a program in its own process group, wait until it ends, and return the end of its stdout and stderr.
+
+    With `together`, all that it writes is its output. What it started is killed with it when its time is over, unless
+    it `leaves` what is to live on.
+
+    Raises:
+        OSError: the program cannot be started.
+        TimeoutExpired: it did not end in time, and was killed.
+    """
+    with TemporaryFile() as output, TemporaryFile() as errors:
+        with subprocess.Popen(
+            argv,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT if together else errors,
+            start_new_session=True,
+        ) as program:
+            try:
+                code = program.wait(seconds)
+            except subprocess.TimeoutExpired:
+                if leaves:
+                    program.kill()
+                else:
+                    os.killpg(program.pid, signal.SIGKILL)
+                raise
+        return Ended(code, _last_bytes(output, most_bytes), end_of(errors, most_bytes).strip())
