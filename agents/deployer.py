@@ -37,6 +37,8 @@ RELEASED = "service.released"
 _COMMIT = Field(pattern=r"^[0-9a-f]{40,64}$", description="the hash of a commit", examples=["0" * 40])
 _SECURITY = "S"
 """The first letter of ruff's rules about security, which come from bandit."""
+_SWALLOWS = frozenset({"S110", "S112"})
+"""Those of them about dropped exceptions, which are no matter of security."""
 _TWICE = Retry(max_attempts=2, first="1s", cap="1m")
 _PATIENT = Retry(max_attempts=8, first="1s", cap="1m")
 _CHECKS, _RELEASE = "coditect/checks", "coditect/release"
@@ -231,7 +233,7 @@ def scan_change(task: CommitRequest, ctx: PlainContext) -> Scan:
     found = [
         finding.model_copy(update={"file": finding.file.removeprefix(f"{tree}/")})
         for finding in review.findings
-        if finding.rule.startswith(_SECURITY) and finding.rule[1:].isdigit()
+        if finding.rule.startswith(_SECURITY) and finding.rule[1:].isdigit() and finding.rule not in _SWALLOWS
     ]
     return Scan(clean=not found, findings=found)
 

@@ -1,4 +1,4 @@
-"""The agent that reviews Python code with ruff and with its own checks of the syntax tree.
+"""The agent that reviews Python code with ruff.
 
 ``{"path": "coditect/model"}`` reviews files of a repository that the agent can read, ``{"diff": "…"}`` the
 lines that a unified diff adds. ``{"roots": ["."]}`` finds the packages that there are to review.
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from agents.tools.diff import parse_diff, write_hunks
-from agents.tools.review import Finding, Severity, find_smells, lint, worst_first
+from agents.tools.review import Finding, Severity, lint, worst_first
 from agents.tools.sources import SourceFile, confined, find_packages, find_sources
 from coditect import Agent, Context, Retry
 
@@ -48,7 +48,7 @@ class Review(BaseModel):
     """The number of files, or of a diff's hunks, that were reviewed."""
 
     unparsed: list[str] = []
-    """The files that do not parse, which have only ruff's findings."""
+    """The files that do not parse, about which most rules say nothing."""
 
     truncated: bool = False
 
@@ -80,7 +80,7 @@ def packages(task: PackagesRequest) -> list[str]:
     "code.review",
     timeout="5m",
     retry=Retry(max_attempts=3, first="1s", cap="1m"),
-    description="Reviews Python code at a path, or the lines a diff adds, with ruff and syntax rules.",
+    description="Reviews Python code at a path, or the lines a diff adds, with ruff.",
     tags=frozenset({"python", "lint"}),
     cost=1.0,
 )
@@ -95,28 +95,14 @@ async def review(task: ReviewRequest, ctx: Context) -> Review:
     if not sources:
         return _report([], sources, unparsed=[], task=task)
     await ctx.progress(0.2, f"ruff over {len(sources)} files")
-    findings = await lint(sources, ctx.workspace)
-    await ctx.progress(0.6, "reading syntax trees")
-    smells, unparsed = await asyncio.to_thread(_all_smells, sources)
-    return _report(findings + smells, sources, unparsed=unparsed, task=task)
+    findings, unparsed = await lint(sources, ctx.workspace)
+    return _report(findings, sources, unparsed=unparsed, task=task)
 
 
 def _collect(task: ReviewRequest, ctx: Context) -> list[SourceFile]:
     if task.diff is not None:
         return write_hunks(parse_diff(task.diff), ctx.workspace)
     return find_sources(confined(task.path or ""), task.globs)
-
-
-def _all_smells(sources: Sequence[SourceFile]) -> tuple[list[Finding], list[str]]:
-    findings: list[Finding] = []
-    unparsed: list[str] = []
-    for source in sources:
-        found = find_smells(source)
-        if found is None:
-            unparsed.append(source.name)
-        else:
-            findings += found
-    return findings, unparsed
 
 
 def _report(

@@ -22,7 +22,7 @@ PACKAGES = ("coditect", "agents", "dispatcher")
 TESTS = (
     "tests/unit/model/test_durations.py",
     "tests/unit/broker/test_topology.py",
-    "tests/unit/agents/test_smells.py",
+    "tests/unit/agents/test_text_summarize.py",
     "tests/unit/agents/test_docs_generate.py",
 )
 MOST_REVIEWS, MOST_DOCS, MOST_SUMMARIES = 110, 60, 20
