@@ -44,6 +44,7 @@ def test_same_seed_gives_the_same_history(seed: int) -> None:
 
 
 @pytest.mark.proof
+@pytest.mark.once  # as the other interpreter does
 def test_same_seed_gives_the_same_history_in_another_interpreter() -> None:
     program = "from tests.unit.testing.test_seed import run; print(run(5))"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
