@@ -161,9 +161,10 @@ func main() {
 	ended, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	context.AfterFunc(ended, stop) // a second signal ends it at once
 	var running sync.WaitGroup // of the tasks, and of the loops that begin them
+	replies := must(connection.Channel()) // of its own: the cancel of a consumer may come amid the frames of a message
+	must(0, replies.Confirm(false))
 	for _, level := range []string{"p0", "p1", "p2"} {
 		channel := must(connection.Channel())
-		must(0, channel.Confirm(false))
 		must(0, channel.Qos(slots, 0, false))
 		tasks := must(channel.ConsumeWithContext(ended, "tasks."+capability+"."+level, "", false, false, false, false, nil))
 		running.Add(1)
@@ -173,7 +174,7 @@ func main() {
 				running.Add(1)
 				go func() {
 					defer running.Done()
-					take(channel, task)
+					take(replies, task)
 				}()
 			}
 			if ended.Err() == nil {
