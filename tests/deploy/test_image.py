@@ -180,10 +180,10 @@ async def test_agent_of_the_fleet_finds_in_its_image_what_it_works_with(
     containers: Containers, own_servers: PrivateServers
 ) -> None:
     async with containers.ready("agent", "run", "agents/reviewer.py", image=FLEET), client_of(own_servers) as client:
-        handle = await client.submit("code.review", {"path": "agents/review"})
+        handle = await client.submit("code.review", {"path": "agents/deployment"})
         review = await handle.result(timeout="60s")
 
-    assert review["files"] == len([*(ROOT / "agents" / "review").glob("*.py")])
+    assert review["files"] == len([*(ROOT / "agents" / "deployment").glob("*.py")])
 
 
 async def test_agent_that_loses_the_broker_is_unhealthy(containers: Containers, own_servers: PrivateServers) -> None:
