@@ -59,7 +59,7 @@ class _TemplateFile(BaseModel):
 
 
 def read_templates(content: bytes, *, name: str = "") -> tuple[GoalTemplate, ...]:
-    """Read and check the templates in the bytes of a YAML file; `name` is failed in errors.
+    """Read and check the templates in the bytes of a YAML file, which errors call `name`.
 
     Raises:
         InputError: when they are no templates, with every problem.

@@ -389,10 +389,10 @@ def load_commands(path: Path | str, *, folder: str | None = None) -> Agent:
 
     try:
         with Path(path).open("rb") as file:
-            text = file.read(MAX_FILE_BYTES + 1).decode()
-        if len(text) > MAX_FILE_BYTES:
+            content = file.read(MAX_FILE_BYTES + 1)
+        if len(content) > MAX_FILE_BYTES:
             raise SetupError("The file of commands is too large", path=str(path), most_bytes=MAX_FILE_BYTES)
-        values = read_values(text)
+        values = read_values(content.decode())
     except (OSError, UnicodeDecodeError) as error:
         raise SetupError("The file of commands cannot be read", path=str(path), reason=str(error)) from error
     except InvalidWorkflow as error:

@@ -42,7 +42,7 @@ class HttpAnswer:
     retry_after: str | None
 
     def pause_seconds(self, *, limit: float) -> float | None:
-        """Return the pause, up to `most`, that the header Retry-After asks for, in seconds or until a date.
+        """Return the pause, up to `limit`, that the header Retry-After asks for, in seconds or until a date.
 
         It is None when there is no such header, or it cannot be read.
         """

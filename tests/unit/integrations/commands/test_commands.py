@@ -18,7 +18,7 @@ from coditect import TaskFailed, TaskRejected
 from coditect.agent.runtime import STUCK_SECONDS, SWALLOWED_SECONDS
 from coditect.agent.workspaces import WORKSPACE_PREFIX
 from coditect.errors import InputError, InvalidTask, SetupError
-from coditect.integrations.commands.loading import command_agent, load_commands
+from coditect.integrations.commands.loading import MAX_FILE_BYTES, command_agent, load_commands
 from coditect.integrations.commands.schema import InputTemplate, checked_commands, filled_arguments
 from coditect.testing import TestFleet
 
@@ -346,6 +346,14 @@ def test_a_file_of_commands_is_read_and_its_mistakes_are_named(tmp_path: Path) -
     with pytest.raises(SetupError) as caught:
         load_commands(file)
     assert "shell" in str(caught.value) and "docs/programs.md" in str(caught.value)
+
+
+def test_a_file_that_is_too_large_is_said_to_be_so_whatever_its_bytes_are(tmp_path: Path) -> None:
+    file = tmp_path / "agents.yaml"
+    file.write_text("name: shell\ndescription: " + "é" * (MAX_FILE_BYTES // 2))
+
+    with pytest.raises(SetupError, match="too large"):
+        load_commands(file)
 
 
 def test_the_grace_of_a_command_ends_before_its_agent_is_replaced() -> None:
