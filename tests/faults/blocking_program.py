@@ -22,17 +22,22 @@ def holds_the_interpreter() -> None:
     re.match(r"(a+)+$", "a" * 64 + "b")
 
 
+def spins() -> None:
+    while True:
+        pass
+
+
 def stands_stopped() -> None:
     os.kill(os.getpid(), signal.SIGSTOP)
 
 
-BLOCKS = {one.__name__: one for one in (sleeps, holds_the_interpreter, stands_stopped)}
+BLOCKS = {one.__name__: one for one in (sleeps, spins, holds_the_interpreter, stands_stopped)}
 
 
 @agent.capability("block.loop", timeout="2s", retry=Retry(max_attempts=2, first="100ms"))
 async def block(how: str) -> None:
     with EFFECTS.open("a") as effects:
-        effects.write(f"block {how} {os.getpid()}\n")
+        effects.write(f"block {os.getpid()} {os.getppid()}\n")
     BLOCKS[how]()
 
 
