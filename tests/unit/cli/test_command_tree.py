@@ -15,6 +15,7 @@ from hypothesis import strategies as some
 from typer.testing import CliRunner
 
 from coditect import errors
+from coditect.aio.launch import READY_FILE
 from coditect.broker.topology import base_topology, control_plane
 from coditect.cli.compose import RealConnections
 from coditect.cli.doctor import check_control_plane
@@ -23,6 +24,7 @@ from coditect.cli.main import app
 from coditect.cli.terminal.failure import describe
 from coditect.cli.terminal.options import read_body
 from coditect.errors import CoditectError, InputError
+from coditect.local.up import process_plan
 from coditect.operations.connections import Connections
 from coditect.settings.settings import read_settings
 from tests.unit.cli.scene import AGENT, EVERY, MemoryConnections, Served, Terminal
@@ -184,6 +186,17 @@ def test_programs_of_a_plan_have_names_of_their_own(tmp_path: Path) -> None:
     assert [program.name for program in plan.programs] == [
         "api", "one-a", "one-b-1", "one-b-2", "one", "redis-2", "up-2", "one-a-2", "api-2",
     ]  # fmt: skip
+
+
+async def test_programs_of_one_file_have_ready_files_of_their_own(tmp_path: Path) -> None:
+    servers = {"CODITECT_AMQP_URL": "amqp://there/", "CODITECT_REDIS_URL": "redis://there/0"}
+    fleet = local._fleet_programs(["one.py:a", "one.py:b"], tmp_path)
+
+    a, b = process_plan(local.plan_of(tuple(fleet), tmp_path, servers), environ={}).children
+
+    Path(a.env[READY_FILE]).touch()
+    assert a.ready is not None and await a.ready()
+    assert b.ready is not None and not await b.ready()
 
 
 def test_up_without_agents_says_so(terminal: Terminal, nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
