@@ -165,6 +165,22 @@ SHAPES = {
 }
 
 
+def test_the_demo_s_service_needs_each_of_its_files(tmp_path: Path) -> None:
+    names = {path.name for path in TILL.glob("*.py")} - {"app.py"}
+    service = Service(tmp_path / "service")
+    service.release_folder("v1").parent.mkdir(parents=True)
+    service.install("v1", TILL)
+
+    assert service.refusal("v1") == ""
+    assert names, "app.py alone"
+    for name in names:
+        file = service.release_folder("v1") / name
+        text = file.read_text()
+        file.unlink()
+        assert "ModuleNotFoundError" in service.refusal("v1")
+        file.write_text(text)
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_service_of_any_files_is_checked_as_it_runs_and_healed(
     shape: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
