@@ -224,7 +224,11 @@ async def test_an_approval_is_denied_from_the_list(page: Page) -> None:
         await expect(asked).to_be_visible()
         await expect(decided.nth(1)).to_contain_text("asked")
         assert await barriers(page) == []
-        await page.get_by_role("button", name="Deny").click()
+        await asked.get_by_text("What is approved").click()
+        for shown in ('"team": "red"', '"tests": "passed"'):
+            await expect(asked.get_by_text(shown)).to_be_visible()
+        await expect(asked.get_by_role("button", name="Grant")).to_be_visible()
+        await asked.get_by_role("button", name="Deny").click()
         await page.get_by_role("dialog").get_by_label("Your name").fill("ada")
         await page.get_by_role("dialog").get_by_role("button", name="Deny").click()
 

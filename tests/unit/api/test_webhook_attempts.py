@@ -81,7 +81,7 @@ async def test_event_is_signed_so_that_its_receiver_can_check_it() -> None:
     headers, body = receiving.requests[0]
     checked = Receiver(to.secret(WEBHOOK_KEY)).verify(body, headers)
     assert attempt == WebhookAttempt(204)
-    assert checked["subject"] == "t1"
+    assert (checked["subject"], checked["data"]) == ("t1", {"note": "é"})
     assert headers["webhook-id"] == event_id(event())
     assert headers["content-type"] == "application/cloudevents+json"
 

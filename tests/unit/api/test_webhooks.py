@@ -6,24 +6,26 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from coditect import Agent, Context
+from coditect import Agent, Context, Workflow
 from coditect.api.webhooks import WebhookAttempt, WebhookDelivery, WebhookRetries, WebhookSender
 from coditect.broker.topology import Queue, Topology
 from coditect.client.webhooks import KEY, SPACE, Webhook, Webhooks
 from coditect.collaboration.state import reserved
 from coditect.errors import InputError, InvalidTask, NotFound
+from coditect.integrations.http.addresses import webhook_hosts
+from coditect.integrations.http.calls import AgentCalls, HttpAnswer
 from coditect.model.message import Event
-from coditect.telemetry.metrics import Counter
+from coditect.telemetry.metrics import Counter, MemoryMetrics
 from coditect.testing import TestFleet
 from coditect.wire import routing
 from coditect.wire.control import COORDINATION
 from coditect.wire.events import event_message
 from coditect.wire.json import MAX_JSON_LEVELS
-from tests.api import api_of, services_of
+from tests.api import WEBHOOK_KEY, api_of, services_of
 
 URL = "https://example.com/hook"
 OTHER = Webhook("other", URL, {}, "ab" * 16, 1_000)
@@ -47,11 +49,22 @@ class Scripted(WebhookSender):
         return self.results.pop(0) if self.results else self.default
 
 
+@dataclass(frozen=True, slots=True)
+class Calls:
+    """A receiver that takes every event, in place of the HTTP client, and keeps the bodies."""
+
+    bodies: list[Any] = field(default_factory=list)
+
+    async def deliver(self, _url: str, body: bytes, _headers: dict[str, str]) -> HttpAnswer:
+        self.bodies.append(json.loads(body))
+        return HttpAnswer(204, b"", None)
+
+
 FAILED = WebhookAttempt(500, "500 Internal Server Error")
 
 
 @asynccontextmanager
-async def delivering(fleet: TestFleet, sender: Scripted, most_attempts: int = 3) -> AsyncIterator[WebhookDelivery]:
+async def delivering(fleet: TestFleet, sender: WebhookSender, most_attempts: int = 3) -> AsyncIterator[WebhookDelivery]:
     retries = WebhookRetries(most_attempts=most_attempts)
     async with (
         services_of(fleet.server, fleet.registry, fleet.client) as services,
@@ -82,6 +95,23 @@ async def test_events_that_fit_are_sent_and_those_before_the_process_too() -> No
             await fleet.advance("6s")
 
     assert sender.sent == ["before", "after"]
+
+
+async def test_body_has_what_is_approved_with_the_question() -> None:
+    counter, flow, calls = Agent("counter"), Workflow("release"), Calls()
+    counter.capability("text.count")(len)
+    count = flow.task("text.count", flow.input, name="count")
+    flow.approval("Ship it?", name="gate", after=[count])
+    sender = WebhookSender(cast(AgentCalls, calls), WEBHOOK_KEY, MemoryMetrics(), webhook_hosts(private=False))
+    async with TestFleet(agents=[counter]) as fleet:
+        await added(fleet, kind=("approval.asked",))
+        async with delivering(fleet, sender):
+            await fleet.start(flow, "four", labels={"team": "blue"})
+            await fleet.advance("6s")
+
+    [body] = calls.bodies
+    about = {"labels": {"team": "blue"}, "input": None, "results": {"count": 4}, "workflow_input": "four"}
+    assert (body["data"]["question"], body["data"]["about"]) == ("Ship it?", about)
 
 
 async def test_webhook_is_undelivered_until_an_api_posts_its_events() -> None:

@@ -92,6 +92,20 @@ async def test_only_a_policy_answers_an_approval(ledger: Ledger, name: str, deci
     assert await trail(ledger) == decisions
 
 
+async def test_a_question_about_a_task_shows_the_input_that_is_approved(ledger: Ledger) -> None:
+    flow = Workflow("ship")
+    given = {"literal": {"share": 50}, "computed": {"share": flow.task("work", name="first").result}}
+    for name, value in given.items():
+        flow.task("deploy.release", value, name=name)
+    await ledger.start(flow)
+    await ledger.end("first", completed(60))
+
+    shown = {asked["node"]: asked["about"]["input"] for asked in (await ledger.read(approvals))["approvals"]}
+    events = [event.facts for event in ledger.notices if event.type == "approval.asked"]
+    assert shown == {event["node"]: event["about"]["input"] for event in events}
+    assert shown == {"literal": {"share": 50}, "computed": {"share": 60}}
+
+
 ASKED = ("ship", "asked", "", "large")
 
 
