@@ -17,6 +17,7 @@ from urllib.request import Request, urlopen
 import psutil
 import pytest
 
+from agents.demo.goal import AUTONOMY
 from agents.demo.summary import NEXT
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -93,6 +94,7 @@ def check_goal(text: str) -> None:
     )
     autonomy = text[text.index("$ coditect approval audit --autonomy") :]
     assert re.search(r"\nall workflows +50\.0% +2 +2 +1\n", autonomy), text
+    assert AUTONOMY in autonomy, text
     assert re.search(r"\ngranted .* ship_it +the demo", autonomy), text
 
 

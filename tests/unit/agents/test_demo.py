@@ -15,9 +15,21 @@ from rich.console import Console
 from agents.demo.__main__ import submit_all, write_docs
 from agents.demo.board import Board, BoardRow, show
 from agents.demo.fleet import demo_folder, explain
-from agents.demo.goal import GOAL, KINDS, MIN_KINDS, PYTHON, TEMPLATES, GoalReached, describe_goal, goal_model, kind_of
+from agents.demo.goal import (
+    AUTONOMY,
+    GOAL,
+    KINDS,
+    MIN_KINDS,
+    PYTHON,
+    TEMPLATES,
+    GoalReached,
+    describe_goal,
+    goal_model,
+    kind_of,
+    pursue_goal,
+)
 from agents.demo.summary import NEXT, Settled, describe, peak, total
-from agents.demo.work import DemoTask, plan_work
+from agents.demo.work import MOST_DOCS, MOST_REVIEWS, MOST_SUMMARIES, TESTS, DemoTask, announce, plan_work
 from agents.documenter import Docs
 from agents.reviewer import Review, reviewer
 from agents.summarizer import Summary, SummaryRequest, summarize
@@ -110,6 +122,13 @@ def test_plan_covers_every_module_and_mixes_the_priorities(tmp_path: Path) -> No
         ("text.summarize", "README.md", Priority.P2),
         ("text.summarize", "coditect/one.py (docstring)", Priority.P2),
     }
+    assert announce(jobs) == "8 tasks (2 urgent, 2 normal, 4 bulk)"
+
+
+def test_readme_says_how_many_tasks_the_demo_does() -> None:
+    said = re.findall(r"^make demo .* (\d+) tasks", (ROOT / "README.md").read_text(), re.MULTILINE)
+
+    assert said == [str(len(TESTS) + MOST_REVIEWS + MOST_DOCS + MOST_SUMMARIES)]
 
 
 @pytest.mark.parametrize(
@@ -360,3 +379,17 @@ def test_a_goal_says_who_did_it_and_what_it_missed() -> None:
     assert GoalReached(trouble="no plan").shortfall == "the goal was not reached: no plan"
     assert list(describe_goal(reached))[-2:] == ["  | Release notes", "  | * one"]
     assert list(describe_goal(GoalReached(trouble="no plan"))) == []
+
+
+async def test_the_demo_explains_its_autonomy_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+
+    async def command(arguments: list[str], *_: object) -> tuple[str, str, bool]:
+        return ("all workflows  50.0%", "", False) if "--autonomy" in arguments else ("", "no plan", True)
+
+    monkeypatch.setattr("agents.demo.goal._command", command)
+    missed = await pursue_goal(FakeClient(SUMMARY), {}, ROOT, say=said.append)
+
+    assert missed == "the goal was not reached: no plan"
+    assert said[-2:] == ["all workflows  50.0%", AUTONOMY]
+    assert re.search(r"Autonomy is the share .* needed no person\.", AUTONOMY)
