@@ -1,11 +1,17 @@
-"""The set-up of a fresh clone: who installs what, read from the Makefile without running it."""
+"""A fresh clone: who installs what, read from the Makefile without running it, and what setting up and testing say."""
 
 from __future__ import annotations
 
+import io
+import os
+import pty
 import re
 import shutil
 import subprocess
 from pathlib import Path
+
+import pytest
+from _pytest.terminal import TerminalReporter
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -57,3 +63,51 @@ def test_demo_has_the_versions_that_the_tests_have() -> None:
 
     assert demo < tested
     assert len(demo) < len(tested) / 2
+
+
+def install(terminal: int | None = None) -> str:
+    """Return what `create-venv.sh` says when pip fetches 21 packages of 22, to a terminal if there is one."""
+    fetched = "".join(f"Collecting package-{number}\\n" for number in range(21))
+    script = f"""
+source <(sed -n '/^show_progress()/,/^}}/p' scripts/create-venv.sh)
+printf 'Ignoring absent: markers do not match\\n{fetched}Successfully installed\\n' | show_progress 22
+"""
+    to = subprocess.PIPE if terminal is None else terminal
+    return subprocess.run(["bash", "-euc", script], cwd=ROOT, stdout=to, text=True, check=True).stdout
+
+
+def test_setup_shows_its_progress_in_a_log_and_on_a_terminal() -> None:
+    user, terminal = pty.openpty()
+
+    in_a_log = install()
+    install(terminal)
+    on_a_terminal = os.read(user, 10_000).decode()
+    for end in (user, terminal):
+        os.close(end)
+
+    assert in_a_log == "  10 of 21: package-9\n  20 of 21: package-19\n"
+    assert re.findall(r"\r  (\d+) of 21: package-\d+", on_a_terminal) == [str(number) for number in range(1, 22)]
+
+
+def test_make_test_says_at_its_end_what_it_skipped_and_why(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(request.config, "args_source", pytest.Config.ArgsSource.TESTPATHS)
+    monkeypatch.delenv("CODITECT_IMAGE", raising=False)
+    screen = io.StringIO()
+    reporter = TerminalReporter(request.config, screen)
+    for reason in ("there is no Chromium", "there is no git", "there is no git"):
+        skipped = ("test_file.py", 7, f"Skipped: {reason}")
+        report = pytest.TestReport("test", ("test_file.py", 7, "test"), {}, "skipped", skipped, "setup")
+        reporter.stats.setdefault("skipped", []).append(report)
+
+    [run] = re.findall(r"-m pytest (.*)", planned("test"))
+    conftest = request.config.pluginmanager.get_plugin(str(ROOT / "tests" / "conftest.py"))
+    assert conftest is not None
+    conftest.pytest_terminal_summary(reporter)
+
+    assert not re.search(r"\btests\b", run), "the whole of it"
+    title, *lines = screen.getvalue().strip().splitlines()
+    assert "skipped, and why" in title
+    assert lines[:2] == ["   2  there is no git", "   1  there is no Chromium"]
+    assert " all  of tests/deploy/test_image.py: `make image` runs them" in lines
