@@ -17,9 +17,20 @@ from __future__ import annotations
 
 import asyncio
 from base64 import b64decode, b64encode
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Collection,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
 from urllib.parse import quote, unquote
 
 from langchain_core.runnables import RunnableConfig
@@ -30,6 +41,7 @@ from langgraph.checkpoint.base import (
     Checkpoint,
     CheckpointMetadata,
     CheckpointTuple,
+    get_checkpoint_id,
     get_checkpoint_metadata,
 )
 from langgraph.checkpoint.serde.base import SerializerProtocol
@@ -43,6 +55,8 @@ from coditect.integrations.langgraph.node import within
 from coditect.sync import SyncClient
 from coditect.wire.control import LANGGRAPH
 
+P = ParamSpec("P")
+T = TypeVar("T")
 THREADS = "langgraph"
 AT_ONCE = 20
 """The number of keys that are removed or copied at once."""
@@ -104,20 +118,15 @@ class KeptCheckpoint:
     metadata: Packed
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class KeptWrite:
-    """A LangGraph task's write to a channel, for the next checkpoint; `order` sorts writes as they are applied."""
+    """A LangGraph task's write to a channel, for the next checkpoint; the fields' order sorts writes as applied."""
 
     path: str
     task: str
     index: int
     channel: str
     value: Packed
-
-    @property
-    def order(self) -> tuple[str, str, int]:
-        """The order in which the writes of one checkpoint are applied."""
-        return self.path, self.task, self.index
 
 
 class Checkpoints:
@@ -167,7 +176,7 @@ class Checkpoints:
             for key, rows in zip(keys, values, strict=True)
             for index, row in (rows or {}).items()
         ]
-        return sorted(found, key=lambda write: write.order)
+        return sorted(found)
 
     async def put(self, place: CheckpointPlace, kept: KeptCheckpoint) -> None:
         """Store a checkpoint under its thread, namespace and id, and replace an earlier one there.
@@ -292,6 +301,22 @@ class StrictSerializer(JsonPlusSerializer):
         return super().loads_typed(data)
 
 
+def _both_forms(
+    method: Callable[Concatenate[CoditectSaver, P], Coroutine[Any, Any, T]],
+) -> tuple[Callable[Concatenate[CoditectSaver, P], Coroutine[Any, Any, T]], Callable[Concatenate[CoditectSaver, P], T]]:
+    """Return the awaited and the blocking form of a saver's method, both of which run it on the client's loop."""
+
+    @wraps(method)
+    async def call(self: CoditectSaver, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._loop.call(method(self, *args, **kwargs))
+
+    @wraps(method)
+    def run(self: CoditectSaver, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self._loop.run(method(self, *args, **kwargs))
+
+    return call, run
+
+
 class CoditectSaver(BaseCheckpointSaver[int]):
     """A checkpointer for `graph.compile(checkpointer=...)`: any process of the fleet can resume from its checkpoints.
 
@@ -334,12 +359,6 @@ class CoditectSaver(BaseCheckpointSaver[int]):
         inner, self._loop = within(client)
         self._kept = Checkpoints(inner)
 
-    # -- async ------------------------------------------------------------------------------------------
-
-    async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
-        """Return the checkpoint that the configuration names, or the latest of its thread and namespace, or None."""
-        return await self._loop.call(self._get(config))
-
     async def alist(
         self,
         config: RunnableConfig | None,
@@ -352,53 +371,6 @@ class CoditectSaver(BaseCheckpointSaver[int]):
         found = self._found(config, filter or {}, before, limit)
         while (checkpoint := await self._loop.call(_next(found))) is not None:
             yield checkpoint
-
-    async def aput(
-        self,
-        config: RunnableConfig,
-        checkpoint: Checkpoint,
-        metadata: CheckpointMetadata,
-        new_versions: ChannelVersions,
-    ) -> RunnableConfig:
-        """Keep a checkpoint, and return the configuration that names it."""
-        return await self._loop.call(self._put(config, checkpoint, metadata))
-
-    async def aput_writes(
-        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
-    ) -> None:
-        """Store what a LangGraph task has written for the next checkpoint; idempotent."""
-        await self._loop.call(self._put_writes(config, writes, task_id, task_path))
-
-    async def adelete_thread(self, thread_id: str) -> None:
-        """Remove all checkpoints of a LangGraph thread, and all writes of its tasks."""
-        await self._loop.call(self._kept.delete(str(thread_id)))
-
-    async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
-        """Remove the checkpoints that the given runs made, and their tasks' writes, in all threads.
-
-        A later checkpoint with a `DeltaChannel` may need them: see `adelete_thread` and `aprune` for safe removals.
-        """
-        await self._loop.call(self._delete_for_runs(frozenset(run_ids)))
-
-    async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
-        """Copy all checkpoints of a LangGraph thread, and all writes of its tasks, to another thread."""
-        await self._loop.call(self._kept.copy(str(source_thread_id), str(target_thread_id)))
-
-    async def aprune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
-        """Keep only the latest checkpoint of each namespace (`keep_latest`), or none (`delete`), of the given threads.
-
-        Earlier checkpoints stay where the state of a `DeltaChannel` is still to be computed from them.
-
-        Raises:
-            InputError: when there is no such strategy.
-        """
-        await self._loop.call(self._prune([str(thread_id) for thread_id in thread_ids], strategy))
-
-    # -- blocking ---------------------------------------------------------------------------------------
-
-    def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
-        """Return the checkpoint that a configuration names, or the latest, or None; the blocking `aget_tuple`."""
-        return self._loop.run(self._get(config))
 
     def list(
         self,
@@ -413,44 +385,13 @@ class CoditectSaver(BaseCheckpointSaver[int]):
         while (checkpoint := self._loop.run(_next(found))) is not None:
             yield checkpoint
 
-    def put(
-        self,
-        config: RunnableConfig,
-        checkpoint: Checkpoint,
-        metadata: CheckpointMetadata,
-        new_versions: ChannelVersions,
-    ) -> RunnableConfig:
-        """Store a checkpoint, and return the configuration that names it; the blocking form of `aput`."""
-        return self._loop.run(self._put(config, checkpoint, metadata))
-
-    def put_writes(
-        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
-    ) -> None:
-        """Store what a LangGraph task has written for the next checkpoint; the blocking form of `aput_writes`."""
-        self._loop.run(self._put_writes(config, writes, task_id, task_path))
-
-    def delete_thread(self, thread_id: str) -> None:
-        """Remove all checkpoints and writes of a LangGraph thread; the blocking form of `adelete_thread`."""
-        self._loop.run(self._kept.delete(str(thread_id)))
-
-    def delete_for_runs(self, run_ids: Sequence[str]) -> None:
-        """Remove the checkpoints that the given runs made; the blocking form of `adelete_for_runs`."""
-        self._loop.run(self._delete_for_runs(frozenset(run_ids)))
-
-    def copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
-        """Copy a LangGraph thread to another thread; the blocking form of `acopy_thread`."""
-        self._loop.run(self._kept.copy(str(source_thread_id), str(target_thread_id)))
-
-    def prune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
-        """Remove earlier checkpoints of LangGraph threads, or all; the blocking form of `aprune`."""
-        self._loop.run(self._prune([str(thread_id) for thread_id in thread_ids], strategy))
-
-    # -- on the client's loop ---------------------------------------------------------------------------
-
     async def _get(self, config: RunnableConfig) -> CheckpointTuple | None:
+        """Return the checkpoint that the configuration names, or the latest of its thread and namespace, or None."""
         place = CheckpointPlace.of(config)
         found = place if place.checkpoint else await self._kept.latest(place)
         return None if found is None else await self._whole(found)
+
+    aget_tuple, get_tuple = _both_forms(_get)
 
     async def _whole(self, place: CheckpointPlace) -> CheckpointTuple | None:
         """Return a stored checkpoint with its tasks' writes, which the next one applies; None when it is not stored."""
@@ -468,11 +409,7 @@ class CoditectSaver(BaseCheckpointSaver[int]):
         self, config: RunnableConfig | None, wanted: dict[str, Any], before: RunnableConfig | None, limit: int | None
     ) -> AsyncGenerator[CheckpointTuple]:
         most = float("inf") if limit is None else limit
-        until = (
-            CheckpointPlace.of({"configurable": {"thread_id": ""} | before["configurable"]}).checkpoint
-            if before
-            else ""
-        )
+        until = get_checkpoint_id(before) if before else None
         for place in await self._places(config):
             if most <= 0:
                 return
@@ -499,8 +436,13 @@ class CoditectSaver(BaseCheckpointSaver[int]):
         return [candidate for candidate in places if place.checkpoint in ("", candidate.checkpoint)]
 
     async def _put(
-        self, config: RunnableConfig, checkpoint: Checkpoint, metadata: CheckpointMetadata
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
     ) -> RunnableConfig:
+        """Keep a checkpoint, and return the configuration that names it."""
         place, dumps = CheckpointPlace.of(config), self.serde.dumps_typed
         kept = KeptCheckpoint(
             place.checkpoint or None, dumps(checkpoint), dumps(get_checkpoint_metadata(config, metadata))
@@ -509,27 +451,57 @@ class CoditectSaver(BaseCheckpointSaver[int]):
         await self._kept.put(new, kept)
         return _config(new, new.checkpoint)
 
+    aput, put = _both_forms(_put)
+
     async def _put_writes(
-        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str
+        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
     ) -> None:
+        """Store what a LangGraph task has written for the next checkpoint; idempotent."""
         rows = [
             KeptWrite(task_path, task_id, WRITES_IDX_MAP.get(channel, index), channel, self.serde.dumps_typed(value))
             for index, (channel, value) in enumerate(writes)
         ]
         await self._kept.put_writes(CheckpointPlace.of(config), task_id, rows)
 
-    async def _delete_for_runs(self, runs: Collection[str]) -> None:
-        for thread in await self._kept.threads() if runs else ():
+    aput_writes, put_writes = _both_forms(_put_writes)
+
+    async def _delete_thread(self, thread_id: str) -> None:
+        """Remove all checkpoints of a LangGraph thread, and all writes of its tasks."""
+        await self._kept.delete(str(thread_id))
+
+    adelete_thread, delete_thread = _both_forms(_delete_thread)
+
+    async def _delete_for_runs(self, run_ids: Sequence[str]) -> None:
+        """Remove the checkpoints that the given runs made, and their tasks' writes, in all threads.
+
+        A later checkpoint with a `DeltaChannel` may need them: see `adelete_thread` and `aprune` for safe removals.
+        """
+        for thread in await self._kept.threads() if run_ids else ():
             places = await self._kept.places(CheckpointPlace(thread), every_namespace=True)
             for place in places:
                 kept = await self._kept.read(place)
-                if kept is not None and self.serde.loads_typed(kept.metadata).get("run_id") in runs:
+                if kept is not None and self.serde.loads_typed(kept.metadata).get("run_id") in run_ids:
                     await self._kept.remove(place)
 
-    async def _prune(self, threads: Sequence[str], strategy: str) -> None:
+    adelete_for_runs, delete_for_runs = _both_forms(_delete_for_runs)
+
+    async def _copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
+        """Copy all checkpoints of a LangGraph thread, and all writes of its tasks, to another thread."""
+        await self._kept.copy(str(source_thread_id), str(target_thread_id))
+
+    acopy_thread, copy_thread = _both_forms(_copy_thread)
+
+    async def _prune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
+        """Keep only the latest checkpoint of each namespace (`keep_latest`), or none (`delete`), of the given threads.
+
+        Earlier checkpoints stay where the state of a `DeltaChannel` is still to be computed from them.
+
+        Raises:
+            InputError: when there is no such strategy.
+        """
         if strategy not in ("keep_latest", "delete"):
             raise InputError("There is no such strategy", parameter="strategy", known=["keep_latest", "delete"])
-        for thread in threads:
+        for thread in map(str, thread_ids):
             if strategy == "delete":
                 await self._kept.delete(thread)
                 continue
@@ -537,6 +509,8 @@ class CoditectSaver(BaseCheckpointSaver[int]):
             for namespace in dict.fromkeys(place.namespace for place in places):
                 latest, *earlier = (place for place in places if place.namespace == namespace)
                 await self._kept.prune(latest, await self._needed(latest, earlier))
+
+    aprune, prune = _both_forms(_prune)
 
     async def _needed(self, latest: CheckpointPlace, earlier: Sequence[CheckpointPlace]) -> set[str]:
         """Return the ids of the latest checkpoint and of those from which its delta channels are computed.
