@@ -25,6 +25,7 @@ from typing import Any
 from coditect.agent.context import Context
 from coditect.agent.declaration import Agent
 from coditect.agent.program import run_agent
+from coditect.agent.workspaces import Workspaces
 from coditect.errors import CoditectError, InvalidTask, InvalidWorkflow, SetupError
 from coditect.integrations.commands.running import (
     LONGEST_PROGRESS_BYTES,
@@ -34,7 +35,6 @@ from coditect.integrations.commands.running import (
     CommandMissing,
     CommandRun,
     CommandTroubled,
-    CommandWorkspaces,
     InputRefusedByCommand,
     Launch,
     Launcher,
@@ -44,6 +44,7 @@ from coditect.integrations.commands.running import (
     launching,
     open_workspaces,
     utf_8,
+    workspace,
 )
 from coditect.integrations.commands.schema import (
     CommandFields,
@@ -63,115 +64,11 @@ SHORTEST_SECRET = 6
 _PROGRESS_KEYS = frozenset({"progress", "note"})
 
 
-@dataclass(frozen=True, slots=True)
-class CommandValue:
-    """The value that a command returned, and its cost if the command reported one."""
-
-    value: Any
-    cost: float | None
-
-
 def at_keys(value: Any, keys: str) -> Any:
     """Return the field of a JSON value at a dotted path, such as `usage.cost`; None when there is none."""
     for name in keys.split("."):
         value = value.get(name) if isinstance(value, dict) else None
     return value
-
-
-class Judge:
-    """The rules that turn the end of one capability's command into a value or an error."""
-
-    def __init__(self, fields: CommandFields) -> None:
-        self._fields = fields
-        self._program = fields.command[0]
-
-    def value(self, end: CommandEnd, folder: Path, secrets: tuple[str, ...]) -> CommandValue:
-        """Return the value that a command wrote to stdout or a file of its folder, and any cost.
-
-        Raises:
-            CommandMissing: when it could not be started.
-            CommandFailed: when it failed for good.
-            InputRefusedByCommand: when it refused the input.
-            CommandTroubled: when it may succeed another time; retryable.
-        """
-        complaint = end.complaint
-        if end.errno == errno.E2BIG:
-            fix = "let the command read its input from stdin"
-            raise InputRefusedByCommand("The arguments of the command are too long", program=self._program, fix=fix)
-        if end.errno:
-            reason = os.strerror(end.errno)
-            fix = "install it on the agent's machine, or give its whole path; make a script executable, with a #! line"
-            raise CommandMissing("The command cannot be started", program=self._program, reason=reason, fix=fix)
-        if end.code:
-            raise self._failure(end.code, complaint or end_of(end.stdout, secrets))
-        result = self._fields.result
-        text = end.stdout if result.file is None else self._file(folder, result.file, complaint)
-        found = self._result(text, complaint, secrets)
-        if result.failed is not None and at_keys(found, result.failed):
-            said = hidden(str(found), secrets)[:500]
-            raise CommandTroubled("The command's result says that it failed", result=said, complaint=complaint)
-        cost = None if result.cost is None else _cost(self._objects(found, text, end.stdout), result.cost)
-        if result.value is None:
-            return CommandValue(found, cost)
-        value = at_keys(found, result.value)
-        if value is None:
-            raise CommandTroubled("The command's result has no such field", field=result.value, complaint=complaint)
-        return CommandValue(value, cost)
-
-    def _failure(self, code: int, complaint: str) -> CoditectError:
-        codes = self._fields.exit_codes
-        if code in codes.rejected:
-            return InputRefusedByCommand("The command refuses the input", exit_code=code, complaint=complaint)
-        if code in codes.failed:
-            return CommandFailed("The command failed", exit_code=code, complaint=complaint)
-        if code < 0:
-            return CommandTroubled("The command was ended by a signal", signal=-code, complaint=complaint)
-        return CommandTroubled("The command failed", exit_code=code, complaint=complaint)
-
-    def _result(self, text: bytes, complaint: str, secrets: tuple[str, ...]) -> Any:
-        form = self._fields.result.format
-        if form is ResultFormat.TEXT:
-            return utf_8(text).decode(errors="replace").strip()
-        found = bare(text) if form is ResultFormat.JSON else _result_line(text)
-        try:
-            return loads(found)
-        except InvalidTask as error:
-            raise CommandTroubled(
-                "The command ended well and gave no result",
-                reason=error.facts.get("reason"),
-                output=hidden((found or text).decode(errors="replace"), secrets)[:200],
-                complaint=complaint,
-                fix="let it write its result as JSON in UTF-8, and other output to stderr, or set `result.format`",
-            ) from error
-
-    def _objects(self, found: Any, *texts: bytes) -> Iterator[Any]:
-        """Yield the result, then, if it is one of many lines, the JSON objects of the texts, newest first."""
-        yield found
-        if self._fields.result.format is ResultFormat.LINES:
-            for line in (line for text in texts for line in _json_lines(text)):
-                try:
-                    yield loads(line)
-                except InvalidTask:
-                    continue
-
-    def _file(self, folder: Path, name: str, complaint: str) -> bytes:
-        """Read the result's file: a regular one inside of the workspace, and no larger than the output may be."""
-        path = folder / name
-        try:
-            if not path.resolve(strict=True).is_relative_to(folder.resolve()):
-                raise CommandFailed("The result's file lies outside of the workspace", file=name)
-            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        except OSError as error:
-            sentence = "The command ended well and wrote no result's file"
-            raise CommandTroubled(sentence, file=name, reason=str(error.strerror), complaint=complaint) from error
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            os.close(fd)
-            raise CommandFailed("The result's file is no regular file", file=name)
-        with os.fdopen(fd, "rb") as file:
-            text = file.read(self._fields.limits.output + 1)
-        if len(text) > self._fields.limits.output:
-            raise CommandFailed("The result's file is too large", most_bytes=self._fields.limits.output, file=name)
-        return text
 
 
 def _json_lines(text: bytes) -> Iterator[bytes]:
@@ -258,7 +155,7 @@ class CommandRoom:
     """The resources that all commands of one agent process share: launcher, workspaces, and a thread for each slot."""
 
     launcher: Launcher
-    workspaces: CommandWorkspaces
+    workspaces: Workspaces
     threads: Executor
 
 
@@ -268,15 +165,13 @@ def command_agent(file: CommandFile, *, folder: str | None = None) -> Agent:
     Raises:
         SetupError: when a name or a schema is invalid.
     """
-    repositories = {
-        capability.workspace.repository for capability in file.capabilities.values() if capability.workspace.repository
-    }
-    base = Path(folder) if folder else None
+    used = {fields.workspace.repository for fields in file.capabilities.values()}
+    repositories = sorted(Path(repository) for repository in used if repository)
 
     @asynccontextmanager
     async def room(agent: Agent) -> AsyncIterator[CommandRoom]:
         with (
-            open_workspaces(base, tuple(Path(repository) for repository in sorted(repositories))) as workspaces,
+            open_workspaces(Path(folder) if folder else None, repositories) as workspaces,
             ThreadPoolExecutor(agent.slots, "command") as threads,
             launching() as launcher,
         ):
@@ -326,7 +221,6 @@ class _Command:
 
     def __init__(self, fields: CommandFields) -> None:
         self._fields = fields
-        self._judge = Judge(fields)
         self._arguments = tuple(InputTemplate(text) for text in fields.command)
         self._revision = InputTemplate(fields.workspace.revision)
 
@@ -341,31 +235,123 @@ class _Command:
         attempt = CommandRun(most_bytes=self._fields.limits.output, secrets=secrets_in(environment))
         job = loop.run_in_executor(room.threads, self._run, value, ctx, environment, attempt)
         try:
-            found = await asyncio.shield(job)
+            found, cost = await asyncio.shield(job)
         except asyncio.CancelledError:
             attempt.ask_to_end()
             await asyncio.wait((job,))
             if not job.cancelled() and (error := job.exception()) is not None:
                 log.info("A command was ended", extra={"task_id": ctx.task_id, "reason": str(error)[:_LONGEST_NOTE]})
             raise
-        if found.cost is not None:
-            await ctx.emit(COST_EVENT, capability=ctx.capability, cost=found.cost)
-        return found.value
+        if cost is not None:
+            await ctx.emit(COST_EVENT, capability=ctx.capability, cost=cost)
+        return found
 
-    def _run(self, value: Any, ctx: Context, environment: Mapping[str, str], attempt: CommandRun) -> CommandValue:
+    def _run(
+        self, value: Any, ctx: Context, environment: Mapping[str, str], attempt: CommandRun
+    ) -> tuple[Any, float | None]:
         """Make the workspace, run the command in it, judge its end, and remove the workspace; blocks its thread."""
         room: CommandRoom = ctx.lifespan
         arguments, limits = filled_arguments(self._arguments, value), self._fields.limits
         body = dumps(value) + b"\n" if self._fields.input is InputBy.STDIN else b""
-        with room.workspaces.one(self._checkout(value)) as folder:
+        repository = self._fields.workspace.repository
+        checkout = None if repository is None else Checkout(Path(repository), self._revision.fill(value))
+        with workspace(room.workspaces, checkout) as folder:
             own = {"HOME": str(folder), "TMPDIR": str(folder)} | dict(environment)
             launch = Launch(arguments, folder, own, limits.memory, limits.grace)
             end = attempt.run(room.launcher, launch, body, partial(_report, ctx, attempt.secrets))
-            return self._judge.value(end, folder, attempt.secrets)
+            return self._value(end, folder, attempt.secrets)
 
-    def _checkout(self, value: Any) -> Checkout | None:
-        repository = self._fields.workspace.repository
-        return None if repository is None else Checkout(Path(repository), self._revision.fill(value))
+    def _value(self, end: CommandEnd, folder: Path, secrets: tuple[str, ...]) -> tuple[Any, float | None]:
+        """Return the value that a command wrote to stdout or a file of its folder, and any cost.
+
+        Raises:
+            CommandMissing: when it could not be started.
+            CommandFailed: when it failed for good.
+            InputRefusedByCommand: when it refused the input.
+            CommandTroubled: when it may succeed another time; retryable.
+        """
+        complaint = end.complaint
+        if end.errno == errno.E2BIG:
+            fix = "let the command read its input from stdin"
+            raise InputRefusedByCommand(
+                "The arguments of the command are too long", program=self._fields.command[0], fix=fix
+            )
+        if end.errno:
+            reason = os.strerror(end.errno)
+            fix = "install it on the agent's machine, or give its whole path; make a script executable, with a #! line"
+            raise CommandMissing(
+                "The command cannot be started", program=self._fields.command[0], reason=reason, fix=fix
+            )
+        if end.code:
+            raise self._failure(end.code, complaint or end_of(end.stdout, secrets))
+        result = self._fields.result
+        text = end.stdout if result.file is None else self._file(folder, result.file, complaint)
+        found = self._result(text, complaint, secrets)
+        if result.failed is not None and at_keys(found, result.failed):
+            said = hidden(str(found), secrets)[:500]
+            raise CommandTroubled("The command's result says that it failed", result=said, complaint=complaint)
+        cost = None if result.cost is None else _cost(self._objects(found, text, end.stdout), result.cost)
+        if result.value is None:
+            return found, cost
+        value = at_keys(found, result.value)
+        if value is None:
+            raise CommandTroubled("The command's result has no such field", field=result.value, complaint=complaint)
+        return value, cost
+
+    def _failure(self, code: int, complaint: str) -> CoditectError:
+        codes = self._fields.exit_codes
+        if code in codes.rejected:
+            return InputRefusedByCommand("The command refuses the input", exit_code=code, complaint=complaint)
+        if code in codes.failed:
+            return CommandFailed("The command failed", exit_code=code, complaint=complaint)
+        if code < 0:
+            return CommandTroubled("The command was ended by a signal", signal=-code, complaint=complaint)
+        return CommandTroubled("The command failed", exit_code=code, complaint=complaint)
+
+    def _result(self, text: bytes, complaint: str, secrets: tuple[str, ...]) -> Any:
+        form = self._fields.result.format
+        if form is ResultFormat.TEXT:
+            return utf_8(text).decode(errors="replace").strip()
+        found = bare(text) if form is ResultFormat.JSON else _result_line(text)
+        try:
+            return loads(found)
+        except InvalidTask as error:
+            raise CommandTroubled(
+                "The command ended well and gave no result",
+                reason=error.facts.get("reason"),
+                output=hidden((found or text).decode(errors="replace"), secrets)[:200],
+                complaint=complaint,
+                fix="let it write its result as JSON in UTF-8, and other output to stderr, or set `result.format`",
+            ) from error
+
+    def _objects(self, found: Any, *texts: bytes) -> Iterator[Any]:
+        """Yield the result, then, if it is one of many lines, the JSON objects of the texts, newest first."""
+        yield found
+        if self._fields.result.format is ResultFormat.LINES:
+            for line in (line for text in texts for line in _json_lines(text)):
+                try:
+                    yield loads(line)
+                except InvalidTask:
+                    continue
+
+    def _file(self, folder: Path, name: str, complaint: str) -> bytes:
+        """Read the result's file: a regular one inside of the workspace, and no larger than the output may be."""
+        path = folder / name
+        try:
+            if not path.resolve(strict=True).is_relative_to(folder.resolve()):
+                raise CommandFailed("The result's file lies outside of the workspace", file=name)
+            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError as error:
+            sentence = "The command ended well and wrote no result's file"
+            raise CommandTroubled(sentence, file=name, reason=str(error.strerror), complaint=complaint) from error
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise CommandFailed("The result's file is no regular file", file=name)
+        with os.fdopen(fd, "rb") as file:
+            text = file.read(self._fields.limits.output + 1)
+        if len(text) > self._fields.limits.output:
+            raise CommandFailed("The result's file is too large", most_bytes=self._fields.limits.output, file=name)
+        return text
 
 
 def _report(ctx: Context, secrets: Collection[str], line: bytes) -> None:

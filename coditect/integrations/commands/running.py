@@ -12,8 +12,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from dataclasses import asdict, dataclass, field
 from io import FileIO
 from pathlib import Path
 from threading import Lock
@@ -70,17 +70,13 @@ class StartedCommand:
 
         The control socket closes when that is done.
         """
-        try:
+        with suppress(OSError):  # of a guard that has ended already
             self.control.shutdown(socket.SHUT_WR)
-        except OSError:
-            return  # the guard has ended already
 
     def ask_to_end(self) -> None:
         """Ask the guard process to end the command: SIGTERM, then SIGKILL after a grace period. From any thread."""
-        try:
+        with suppress(OSError):  # of a guard that has ended, and with it the command
             self.control.send(b"T")
-        except OSError:
-            return  # the guard has ended, and with it the command
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,14 +93,7 @@ class Launch:
 
     def line(self) -> bytes:
         """Return the command as the line of JSON that asks a guard process to run it."""
-        document = {
-            "argv": self.argv,
-            "folder": str(self.folder),
-            "environment": dict(self.environment),
-            "memory_bytes": self.memory_bytes,
-            "grace_seconds": self.grace_seconds,
-        }
-        return json.dumps(document).encode() + b"\n"
+        return json.dumps(asdict(self), default=str).encode() + b"\n"
 
 
 class Launcher:
@@ -175,35 +164,26 @@ class Checkout:
     """A branch, tag or commit; it is not trusted, since it may come from a task's input."""
 
 
-class CommandWorkspaces:
-    """The folders in which the commands of one agent process work, one for each attempt."""
+@contextmanager
+def workspace(workspaces: Workspaces, checkout: Checkout | None) -> Iterator[Path]:
+    """Make a folder, or a worktree with a detached head, and remove it when the block ends. Blocks its thread.
 
-    def __init__(self, workspaces: Workspaces) -> None:
-        self._workspaces = workspaces
-
-    @contextmanager
-    def one(self, checkout: Checkout | None) -> Iterator[Path]:
-        """Make a folder, or a worktree with a detached head, and remove it when the block ends. Blocks its thread.
-
-        Raises:
-            InputError: when the repository has no such revision.
-            CommandMissing: when there is no git, or no such repository, on this machine; retryable.
-            CommandTroubled: when git cannot make the worktree now; retryable.
-            WorkspaceUnusable: when there can be no folder, or another user could change it; retryable.
-        """
-        folder = self._workspaces.make()
-        try:
-            if checkout is None:
-                yield folder
-            else:
-                with _worktree(checkout, folder / "tree") as tree:
-                    yield tree
-        finally:
-            self._workspaces.remove(folder)
+    Raises:
+        InputError: when the repository has no such revision.
+        CommandMissing: when there is no git, or no such repository, on this machine; retryable.
+        CommandTroubled: when git cannot make the worktree now; retryable.
+        WorkspaceUnusable: when there can be no folder, or another user could change it; retryable.
+    """
+    folder = workspaces.make()
+    try:
+        with nullcontext(folder) if checkout is None else _worktree(checkout, folder / "tree") as place:
+            yield place
+    finally:
+        workspaces.remove(folder)
 
 
 @contextmanager
-def open_workspaces(base: Path | None, repositories: tuple[Path, ...]) -> Iterator[CommandWorkspaces]:
+def open_workspaces(base: Path | None, repositories: Iterable[Path]) -> Iterator[Workspaces]:
     """Yield an agent process's folders below `base`, after removing the folders and worktrees of ended processes.
 
     Raises:
@@ -215,7 +195,7 @@ def open_workspaces(base: Path | None, repositories: tuple[Path, ...]) -> Iterat
         with suppress(CommandMissing, CommandTroubled):  # the first task that needs the repository reports it
             _git(repository, "worktree", "prune")
     try:
-        yield CommandWorkspaces(workspaces)
+        yield workspaces
     finally:
         workspaces.close()
 
@@ -332,7 +312,7 @@ class CommandRun:
 
     def __init__(self, *, most_bytes: int, secrets: tuple[str, ...]) -> None:
         self.secrets = secrets
-        self._most_bytes = most_bytes
+        self.most_bytes = most_bytes
         self._started: StartedCommand | None = None
         self._unwanted = False
 
@@ -355,7 +335,7 @@ class CommandRun:
             self._started = started
             if self._unwanted:
                 started.kill()
-            streams = _Streams(started, stdin, on_line, self._most_bytes, self.secrets)
+            streams = _Streams(self, started, stdin, on_line)
             try:
                 return streams.end()
             finally:
@@ -376,39 +356,29 @@ class _Output:
         del self.text[: -self.most_bytes]
         *lines, tail = piece.split(b"\n")
         for line in lines:
-            self._end_line(line, on_line)
+            self._grow(line)
+            if len(self.line) <= LONGEST_PROGRESS_BYTES and (found := bare(bytes(self.line))).startswith(b"{"):
+                on_line(found)
+            self.line.clear()
         self._grow(tail)
 
     def _grow(self, tail: bytes) -> None:
         if len(self.line) <= LONGEST_PROGRESS_BYTES:
             self.line += tail
 
-    def _end_line(self, line: bytes, on_line: Callable[[bytes], None]) -> None:
-        self._grow(line)
-        whole = bytes(self.line)
-        self.line.clear()
-        if len(whole) <= LONGEST_PROGRESS_BYTES and (found := bare(whole)).startswith(b"{"):
-            on_line(found)
-
 
 class _Streams:
     """The streams of one command, served by one selector."""
 
     def __init__(
-        self,
-        started: StartedCommand,
-        stdin: bytes,
-        on_line: Callable[[bytes], None],
-        most_bytes: int,
-        secrets: Collection[str],
+        self, run: CommandRun, started: StartedCommand, stdin: bytes, on_line: Callable[[bytes], None]
     ) -> None:
+        self._run = run
         self._started = started
         self._left = memoryview(stdin)
         self._on_line = on_line
-        self._most_bytes = most_bytes
-        self._secrets = secrets
         self._read = 0
-        self._outputs = {started.stdout: _Output(most_bytes), started.stderr: _Output(tail_bytes(secrets))}
+        self._outputs = {started.stdout: _Output(run.most_bytes), started.stderr: _Output(tail_bytes(run.secrets))}
         self._selector = selectors.DefaultSelector()
         self._answer = bytearray()
         for stream in (started.stdin, *self._outputs):
@@ -473,15 +443,17 @@ class _Streams:
             self._selector.unregister(stream)
             return False
         self._read += len(piece)
-        if self._read > self._most_bytes:
+        if self._read > self._run.most_bytes:
             fix = "write less, or raise the limit `output` of the command"
-            raise CommandFailed("The command wrote more than it may, and was killed", most=self._most_bytes, fix=fix)
+            raise CommandFailed(
+                "The command wrote more than it may, and was killed", most=self._run.most_bytes, fix=fix
+            )
         self._outputs[stream].add(piece, self._on_line)
         return True
 
     def _end(self) -> CommandEnd:
         stdout, stderr = (output.text for output in self._outputs.values())
-        complaint = end_of(stderr, self._secrets)
+        complaint = end_of(stderr, self._run.secrets)
         if not self._answer:
             raise CommandTroubled("The command was killed together with its guard", complaint=complaint)
         answer = json.loads(self._answer)
