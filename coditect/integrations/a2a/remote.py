@@ -35,7 +35,7 @@ from coditect.agent.declaration import Agent
 from coditect.aio.supervisor import Backoff
 from coditect.errors import CoditectError, InputError, Retryable, SetupError
 from coditect.integrations.a2a.messages import SCHEMAS, answer_of, parts_of, plain, text_of
-from coditect.integrations.described import described
+from coditect.integrations.described import declaring
 from coditect.integrations.http.addresses import AgentLost, AgentRefused, AllowedHosts, AnswerBroken
 from coditect.model.limits import Breaker
 from coditect.settings.settings import A2A_DEFAULTS, A2aSettings
@@ -568,18 +568,9 @@ def _schemas(card: AgentCard) -> Mapping[str, Any]:
 
 
 def _handler(remote: RemoteAgent, skill: str, schemas: Any) -> Callable[..., Any]:
-    async def call(task: Any, ctx: Context) -> Any:
+    async def call(value: Any, ctx: Context) -> Any:
         # An id of its own for each attempt: an agent that knows messages would give a failed task again.
-        return await remote.call(skill, task, f"{ctx.task_id}/{uuid4()}", ctx.progress)
+        return await remote.call(skill, value, f"{ctx.task_id}/{uuid4()}", ctx.progress)
 
-    shapes = {
-        kind: schema
-        for kind, schema in (schemas.items() if isinstance(schemas, dict) else ())
-        if isinstance(schema, dict)
-    }
-    call.__annotations__ = {
-        "task": described(shapes.get("input", {})),
-        "ctx": Context,
-        "return": described(shapes.get("output", {})),
-    }
-    return call
+    shapes = schemas if isinstance(schemas, dict) else {}
+    return declaring(call, shapes.get("input"), shapes.get("output"))

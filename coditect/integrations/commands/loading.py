@@ -55,7 +55,7 @@ from coditect.integrations.commands.schema import (
     checked_commands,
     filled_arguments,
 )
-from coditect.integrations.described import described
+from coditect.integrations.described import check_of, declaring
 from coditect.model.retry import Retry
 from coditect.settings.settings import Settings
 from coditect.wire.json import dumps, loads
@@ -205,15 +205,8 @@ def _handler(fields: CommandFields) -> Callable[..., Any]:
     async def run(value: Any, ctx: Context) -> Any:
         return await command.run(value, ctx)
 
-    check = None
-    if fields.input_schema:
-        from coditect.integrations.json_schema import SchemaCheck  # noqa: PLC0415 - an optional dependency
-
-        check = SchemaCheck(fields.input_schema).check
-    accepted, returned = described(fields.input_schema, check), described(fields.output_schema)
     run.__qualname__ = f"the command {Path(fields.command[0]).name}"
-    run.__annotations__ = {"value": accepted, "ctx": Context, "return": returned}
-    return run
+    return declaring(run, fields.input_schema, fields.output_schema, check_of(fields.input_schema))
 
 
 class _Command:

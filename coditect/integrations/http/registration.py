@@ -23,7 +23,7 @@ from coditect.agent.handler import HandedBack
 from coditect.agent.mailbox import ANSWERED_LATER
 from coditect.aio.supervisor import Supervisor
 from coditect.errors import CoditectError, InputError, SetupError
-from coditect.integrations.described import described
+from coditect.integrations.described import check_of, declaring
 from coditect.integrations.http.addresses import (
     ActionFailed,
     AgentLost,
@@ -481,27 +481,6 @@ def _handler(spec: CapabilitySpec, link: AgentLink | None) -> Callable[..., Any]
         assert link is not None, "a declaration that is only checked runs nothing"
         return await link.act(value, ctx, timeout_seconds=spec.timeout_seconds)
 
-    act.__annotations__ = {
-        "value": described(spec.input_schema, _check_of(spec)),
-        "ctx": Context,
-        "return": described(spec.output_schema),
-    }
-    return act
-
-
-def _check_of(spec: CapabilitySpec) -> Callable[[Any], None] | None:
-    """Return the check of an input by the capability's schema; None without a schema.
-
-    Raises:
-        SetupError: when it is no JSON Schema.
-    """
-    if not spec.input_schema:
-        return None
-    from coditect.integrations.json_schema import SchemaCheck  # noqa: PLC0415 - slow to import, and rarely used
-
-    try:
-        check = SchemaCheck(spec.input_schema).check
-    except SetupError as error:
-        error.facts |= {"capability": spec.name, "fix": "correct input_schema, or leave it out"}
-        raise
-    return lambda value: check(parameters_of(value))
+    check = check_of(spec.input_schema, capability=spec.name, fix="correct input_schema, or leave it out")
+    posted = None if check is None else lambda value: check(parameters_of(value))
+    return declaring(act, spec.input_schema, spec.output_schema, posted)

@@ -37,7 +37,7 @@ from coditect.agent.declaration import Agent
 from coditect.agent.program import run_serving, serve
 from coditect.aio.supervisor import Backoff, cancellations
 from coditect.errors import CoditectError, InputError, InvalidTask, Retryable, SetupError
-from coditect.integrations.described import described
+from coditect.integrations.described import declaring
 from coditect.integrations.json_schema import SchemaCheck
 from coditect.model.duration import seconds
 from coditect.settings.settings import Settings
@@ -388,25 +388,18 @@ def agent_of(
 def _handler(server: ToolServer, tool: Tool, limit_seconds: float) -> Callable[..., Any]:
     check = _check_of(tool)
 
-    async def call(arguments: Any, ctx: Context) -> Any:
+    async def call(value: Any, ctx: Context) -> Any:
         async def progress(progress: float, total: float | None, message: str | None) -> None:
             await ctx.progress(progress / total if total else 0.0, message or "")
 
-        fields = {} if arguments is None else arguments
-        if not isinstance(fields, dict):
-            fields = {"input": fields}
-        result = await server.call(tool.name, fields, progress, limit_seconds=limit_seconds)
-        value = value_of(result)
+        arguments = {} if value is None else value if isinstance(value, dict) else {"input": value}
+        result = await server.call(tool.name, arguments, progress, limit_seconds=limit_seconds)
+        answer = value_of(result)
         if check is not None:
             _compare(result, check)
-        return value
+        return answer
 
-    call.__annotations__ = {
-        "arguments": described(tool.input_schema),
-        "ctx": Context,
-        "return": described(tool.output_schema or {} if check else {}),
-    }
-    return call
+    return declaring(call, tool.input_schema, check and tool.output_schema)
 
 
 def _check_of(tool: Tool) -> SchemaCheck | None:
