@@ -248,39 +248,26 @@ class Symptom(StrEnum):
     """A sign that its operator named is there."""
 
 
-EXPLAINED: Mapping[Cause, frozenset[Symptom]] = {
-    Cause.CONFIGURATION: frozenset(
-        {Symptom.REFUSED, Symptom.GONE, Symptom.FAILING, Symptom.WORSE, Symptom.SILENT, Symptom.NAMED}
-    ),
-    Cause.PORT: frozenset({Symptom.TAKEN, Symptom.GONE, Symptom.FAILING, Symptom.SILENT, Symptom.NAMED}),
-    Cause.DISK: frozenset({Symptom.FULL, Symptom.FAILING, Symptom.WORSE, Symptom.GONE, Symptom.NAMED}),
-    Cause.FLOOD: frozenset({Symptom.LOUD, Symptom.FULL, Symptom.NAMED}),
-    Cause.LEAK: frozenset({Symptom.LARGE, Symptom.SILENT, Symptom.NAMED}),
-    Cause.FILES: frozenset({Symptom.MANY, Symptom.SILENT, Symptom.FAILING, Symptom.NAMED}),
-    Cause.CACHE: frozenset({Symptom.SPOILED, Symptom.FAILING, Symptom.WORSE, Symptom.GONE, Symptom.NAMED}),
-    Cause.FROZEN: frozenset({Symptom.STOPPED, Symptom.SILENT, Symptom.NAMED}),
-    Cause.RELEASE: frozenset({Symptom.WORSE, Symptom.FAILING, Symptom.NAMED}),
-    Cause.HUNG: frozenset({Symptom.SILENT, Symptom.NAMED}),
-    Cause.KILLED: frozenset({Symptom.GONE, Symptom.NAMED}),
-    Cause.NAMED: frozenset({Symptom.NAMED}),
-    Cause.NONE: frozenset(),
+EXPLAINED: Mapping[Cause, tuple[Symptom, ...]] = {
+    Cause.CONFIGURATION: (Symptom.REFUSED, Symptom.GONE, Symptom.FAILING, Symptom.WORSE, Symptom.SILENT, Symptom.NAMED),
+    Cause.PORT: (Symptom.TAKEN, Symptom.GONE, Symptom.FAILING, Symptom.SILENT, Symptom.NAMED),
+    Cause.DISK: (Symptom.FULL, Symptom.FAILING, Symptom.WORSE, Symptom.GONE, Symptom.NAMED),
+    Cause.FLOOD: (Symptom.LOUD, Symptom.FULL, Symptom.NAMED),
+    Cause.LEAK: (Symptom.LARGE, Symptom.SILENT, Symptom.NAMED),
+    Cause.FILES: (Symptom.MANY, Symptom.SILENT, Symptom.FAILING, Symptom.NAMED),
+    Cause.CACHE: (Symptom.SPOILED, Symptom.FAILING, Symptom.WORSE, Symptom.GONE, Symptom.NAMED),
+    Cause.FROZEN: (Symptom.STOPPED, Symptom.SILENT, Symptom.NAMED),
+    Cause.RELEASE: (Symptom.WORSE, Symptom.FAILING, Symptom.NAMED),
+    Cause.HUNG: (Symptom.SILENT, Symptom.NAMED),
+    Cause.KILLED: (Symptom.GONE, Symptom.NAMED),
+    Cause.NAMED: (Symptom.NAMED,),
+    Cause.NONE: (),
 }
-"""The symptoms that each cause may lead to; a service that cannot begin is silent before it is gone."""
-SIGN: Mapping[Cause, Symptom] = {
-    Cause.CONFIGURATION: Symptom.REFUSED,
-    Cause.PORT: Symptom.TAKEN,
-    Cause.DISK: Symptom.FULL,
-    Cause.FLOOD: Symptom.LOUD,
-    Cause.LEAK: Symptom.LARGE,
-    Cause.FILES: Symptom.MANY,
-    Cause.CACHE: Symptom.SPOILED,
-    Cause.FROZEN: Symptom.STOPPED,
-    Cause.RELEASE: Symptom.WORSE,
-    Cause.HUNG: Symptom.SILENT,
-    Cause.KILLED: Symptom.GONE,
-    Cause.NAMED: Symptom.NAMED,
-}
-"""The sign of each cause: the symptom that always comes with it."""
+"""The symptoms that each cause may lead to; a service that cannot begin is silent before it is gone.
+
+The first symptom of a cause is its sign: it always comes with the cause. The first causes are looked for first.
+"""
+SIGN: Mapping[Cause, Symptom] = {cause: explained[0] for cause, explained in EXPLAINED.items() if explained}
 _WEIGHTS = {Symptom.GONE: 1.0, Symptom.SILENT: 1.0, Symptom.FAILING: 0.5}
 _HEAVY = 3.0
 """The weight of a symptom that few causes have."""
@@ -317,9 +304,8 @@ def by_scores(found: frozenset[Symptom]) -> Cause:
     """Return the cause whose explained symptoms weigh most; one whose typical symptom was not found loses weight."""
 
     def score(cause: Cause) -> float:
-        explained = EXPLAINED[cause]
         missing = SIGN[cause] not in found if cause in SIGN else bool(found)
-        return sum(_WEIGHTS.get(symptom, _HEAVY) for symptom in explained & found) - missing * _HEAVY
+        return sum(_WEIGHTS.get(symptom, _HEAVY) for symptom in found.intersection(EXPLAINED[cause])) - missing * _HEAVY
 
     return max(EXPLAINED, key=score)
 
@@ -327,7 +313,9 @@ def by_scores(found: frozenset[Symptom]) -> Cause:
 def by_exclusion(found: frozenset[Symptom]) -> Cause:
     """Return, of the causes whose sign was found, the one that leaves the fewest symptoms unexplained; else NONE."""
     left = [cause for cause, sign in SIGN.items() if sign in found]
-    return min(left, key=lambda cause: (len(found - EXPLAINED[cause]), len(EXPLAINED[cause])), default=Cause.NONE)
+    return min(
+        left, key=lambda cause: (len(found.difference(EXPLAINED[cause])), len(EXPLAINED[cause])), default=Cause.NONE
+    )
 
 
 _IMPATIENT_SECONDS = 1.0

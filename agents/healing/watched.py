@@ -16,11 +16,12 @@ import os
 import re
 import shlex
 import subprocess
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -37,45 +38,37 @@ _UNIT = re.compile(r"--user|[A-Za-z0-9_@][A-Za-z0-9_@.:\\-]*")
 _REVISION = "deployment.kubernetes.io/revision"
 _COMMAND_SECONDS = 60
 _MOST_OUTPUT = 16_777_216
-_WAITING_BADLY = frozenset(
-    {
-        "CrashLoopBackOff",
-        "CreateContainerConfigError",
-        "CreateContainerError",
-        "ErrImagePull",
-        "ImagePullBackOff",
-        "InvalidImageName",
-        "RunContainerError",
-    }
-)
+_WAITING_BADLY = (
+    "CrashLoopBackOff", "CreateContainerConfigError", "CreateContainerError", "ErrImagePull", "ImagePullBackOff",
+    "InvalidImageName", "RunContainerError",
+)  # fmt: skip
 """The reasons for which a pod of a new revision waits that no waiting mends."""
 
 
-class Kind(Protocol):
-    """The interface of a kind of service: how the healer looks at it and mends it; all methods block."""
+class Kind(ABC):
+    """A kind of service: how the healer looks at it and mends it; all methods block."""
+
+    patience_seconds: ClassVar[float]
+    """How long a mended service may take until it is well."""
+    every_seconds: ClassVar[float] = 1.0
+    """The seconds between two looks, if the operator gives none."""
+    waits_when_gone: ClassVar[bool] = True
+    """True when a service that does not run may start by itself, so that the healer waits first."""
 
     @property
-    def patience_seconds(self) -> float:
-        """How long a mended service may take until it is well."""
-
-    @property
-    def every_seconds(self) -> float:
-        """The seconds between two looks, if the operator gives none."""
-
-    @property
-    def waits_when_gone(self) -> bool:
-        """True when a service that does not run may start by itself, so that the healer waits first."""
-
-    @property
+    @abstractmethod
     def lock(self) -> str:
-        """The name of the lock that every change of the service takes."""
+        """The name of the lock that every change of the service takes, also a release."""
 
+    @abstractmethod
     def glance(self) -> ServiceEvidence:
         """Return the evidence that one quick look gives."""
 
     def examine(self) -> ServiceEvidence:
-        """Return all the evidence."""
+        """Return all the evidence; by default what `glance` gives."""
+        return self.glance()
 
+    @abstractmethod
     def remedy(self, cause: Cause) -> str:
         """Remove a cause, and return in words what was done; idempotent."""
 
@@ -140,13 +133,12 @@ class Watched(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class FolderKind:
+class FolderKind(Kind):
     """A service in a folder of the agent's machine; the agent starts its process itself."""
 
+    patience_seconds = 5.0
+    waits_when_gone = False
     service: Service
-    patience_seconds: float = 5.0
-    every_seconds: float = 1.0
-    waits_when_gone: bool = False
 
     @property
     def lock(self) -> str:
@@ -169,13 +161,11 @@ class FolderKind:
 
 
 @dataclass(frozen=True, slots=True)
-class CommandKind:
+class CommandKind(Kind):
     """A service that a program starts, stops and knows the status of, as `systemctl` or an init script does."""
 
+    patience_seconds = 15.0
     command: str
-    patience_seconds: float = 15.0
-    every_seconds: float = 1.0
-    waits_when_gone: bool = True
 
     @property
     def lock(self) -> str:
@@ -186,10 +176,6 @@ class CommandKind:
         """Return whether it runs, and the last line of what its status says."""
         ended, said = self._run("status")
         return ServiceEvidence(running=ended == 0, log=said)
-
-    def examine(self) -> ServiceEvidence:
-        """Return the same as `glance`."""
-        return self.glance()
 
     def remedy(self, cause: Cause) -> str:
         """Start it if it does not run; else stop and start it."""
@@ -227,23 +213,19 @@ class CommandKind:
         if program != "systemctl":
             return [program, *arguments, verb]
         # no other kind of unit: to start `reboot.target` is to reboot
-        return [
-            program,
-            verb,
-            *(word if word == "--user" else f"{word.removesuffix('.service')}.service" for word in arguments),
-        ]
+        units = (word if word == "--user" else f"{word.removesuffix('.service')}.service" for word in arguments)
+        return [program, verb, *units]
 
 
 @dataclass(frozen=True, slots=True)
-class DeploymentKind:
+class DeploymentKind(Kind):
     """A Deployment of Kubernetes, by the `kubectl` and the rights that the agent has."""
 
+    patience_seconds = 60.0
+    every_seconds = 5.0
     name: str
     namespace: str
     context: str | None = None
-    patience_seconds: float = 60.0
-    every_seconds: float = 5.0
-    waits_when_gone: bool = True
 
     @property
     def lock(self) -> str:
@@ -349,9 +331,15 @@ def _run(words: Sequence[str], *, together: bool = False, leaves: bool = False) 
         TimeoutExpired: it did not end within a minute, and was killed, with what it started if it `leaves` nothing.
     """
     own = {name: value for name, value in os.environ.items() if not name.startswith("CODITECT_") or name == STARTED_BY}
-    limits = {"seconds": _COMMAND_SECONDS, "most_bytes": _MOST_OUTPUT}
     try:
-        return run_program(words, **limits, environment=outliving(own), together=together, leaves=leaves)
+        return run_program(
+            words,
+            seconds=_COMMAND_SECONDS,
+            most_bytes=_MOST_OUTPUT,
+            environment=outliving(own),
+            together=together,
+            leaves=leaves,
+        )
     except OSError as error:
         fix = "install it where the agent runs, or make the file executable"
         raise InputError("this program cannot be run", program=words[0], reason=str(error), fix=fix) from error
