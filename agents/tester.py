@@ -13,8 +13,9 @@ import asyncio
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from xml.etree import ElementTree
@@ -39,33 +40,21 @@ class Case:
     message: str = ""
 
 
-@dataclass(slots=True)
-class JUnitReport:
-    """The tests of a pytest run; `readable` is False for a missing or untrustworthy report."""
-
-    readable: bool
-    cases: list[Case] = field(default_factory=list)
-
-    def count(self, outcome: str) -> int:
-        """Return how many tests of the report had a given outcome."""
-        return sum(case.outcome == outcome for case in self.cases)
-
-
-def read_junit(path: Path) -> JUnitReport:
-    """Read a JUnit report file; invalid content gives an unreadable report, never an error.
+def read_junit(path: Path) -> list[Case] | None:
+    """Return the tests of a JUnit report file; None for a missing or untrustworthy one, never an error.
 
     Refused: more than 16 MiB, and any document type declaration (no entity is ever expanded).
     """
     if path.is_symlink() or not path.is_file() or path.stat().st_size > _MAX_REPORT_BYTES:
-        return JUnitReport(readable=False)
+        return None
     text = path.read_bytes()
     if b"<!DOCTYPE" in text or b"<!ENTITY" in text:
-        return JUnitReport(readable=False)
+        return None
     try:
         root = ElementTree.fromstring(text)  # noqa: S314 - bounded, and without entities
     except ElementTree.ParseError:
-        return JUnitReport(readable=False)
-    return JUnitReport(readable=True, cases=list(_cases(root)))
+        return None
+    return list(_cases(root))
 
 
 def _cases(root: ElementTree.Element) -> Iterator[Case]:
@@ -183,8 +172,7 @@ async def run_tests(task: TestsRequest, ctx: Context) -> TestsReport:
         environment=clean_environment(os.environ, home),
     )
     duration = time.monotonic() - began
-    read = await asyncio.to_thread(read_junit, report)
-    return _report(read, ended, duration)
+    return _report(await asyncio.to_thread(read_junit, report), ended, duration)
 
 
 def clean_environment(environment: Mapping[str, str], home: Path) -> dict[str, str]:
@@ -222,22 +210,23 @@ def _pytest(task: TestsRequest, report: Path) -> list[str]:
     ]  # fmt: skip
 
 
-def _report(read: JUnitReport, ended: Exit, duration: float) -> TestsReport:
-    verdict = _verdict(read, ended)
-    bad = [case for case in read.cases if case.outcome in {"failed", "errored"}]
+def _report(cases: list[Case] | None, ended: Exit, duration: float) -> TestsReport:
+    verdict = _verdict(cases, ended)
+    counts = Counter(case.outcome for case in cases or ())
+    bad = [case for case in cases or () if case.outcome in {"failed", "errored"}]
     return TestsReport(
         verdict=verdict,
-        passed=read.count("passed"),
-        failed=read.count("failed"),
-        errors=read.count("errored"),
-        skipped=read.count("skipped"),
+        passed=counts["passed"],
+        failed=counts["failed"],
+        errors=counts["errored"],
+        skipped=counts["skipped"],
         duration_seconds=round(duration, 3),
-        failures=[_failure(case) for case in bad[:50]],
+        failures=[FailedTest(nodeid=case.nodeid[:500], message=case.message[:2000]) for case in bad[:50]],
         output="" if verdict in {SuiteOutcome.PASSED, SuiteOutcome.FAILED} else ended.tail,
     )
 
 
-def _verdict(read: JUnitReport, ended: Exit) -> SuiteOutcome:
+def _verdict(cases: list[Case] | None, ended: Exit) -> SuiteOutcome:
     if ended.timed_out:
         return SuiteOutcome.TIMED_OUT
     if ended.code == _NO_TESTS:
@@ -246,12 +235,8 @@ def _verdict(read: JUnitReport, ended: Exit) -> SuiteOutcome:
         return SuiteOutcome.BROKEN
     if ended.code == _USAGE_ERROR:
         raise InputError("pytest did not accept the selection", output=ended.tail)
-    if "No module named pytest" in ended.tail and not read.readable:
+    if "No module named pytest" in ended.tail and cases is None:
         raise SetupError("pytest is missing; install it beside the agent: pip install pytest")
-    if ended.code not in {0, 1, 2} or not read.readable:
+    if ended.code not in {0, 1, 2} or cases is None:
         return SuiteOutcome.KILLED
     return SuiteOutcome.PASSED if ended.code == 0 else SuiteOutcome.FAILED
-
-
-def _failure(case: Case) -> FailedTest:
-    return FailedTest(nodeid=case.nodeid[:500], message=case.message[:2000])

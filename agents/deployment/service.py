@@ -24,27 +24,29 @@ import os
 import re
 import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
-from http.client import HTTPConnection, HTTPException
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
-from tempfile import TemporaryFile
 from threading import Event, Timer
 from typing import Any
+from urllib.parse import urlsplit
 
 import psutil
 
 from agents.tester import STARTED_BY, clean_environment
-from agents.tools.child import end_of
+from agents.tools.child import end_of, run_program
 from coditect.errors import InputError, TaskFailed
 
 _STOP_WITHIN_SECONDS = 5
 _LOOK_SECONDS = 0.02
 _HEALTH_SECONDS = 1
+_MOST_BODY_BYTES = 4 * 1_048_576
 _TAIL_CHARACTERS = 1_000
 _APP, _CHECK = (sys.executable, "app.py"), "--check"
 _CHECK_WITHIN_SECONDS = 10
@@ -220,22 +222,17 @@ class Service:
         files = (file for file in place.rglob("*.py") if file.is_file() and not file.is_symlink())
         if not any(_CHECK.encode() in file.read_bytes() for file in files):
             return ""
-        with TemporaryFile() as errors:
-            try:
-                ran = subprocess.run(
-                    [*_APP, _CHECK],
-                    cwd=place,
-                    env=self._environment(version),
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=errors,
-                    timeout=_CHECK_WITHIN_SECONDS,
-                    check=False,
-                )
-            except subprocess.TimeoutExpired:
-                return f"app.py {_CHECK} did not end within {_CHECK_WITHIN_SECONDS} s"
-            last = end_of(errors, _TAIL_CHARACTERS).strip().rpartition("\n")[2][:300]
-        return "" if ran.returncode == 0 else (last or f"exit {ran.returncode}")
+        try:
+            ended = run_program(
+                [*_APP, _CHECK],
+                seconds=_CHECK_WITHIN_SECONDS,
+                most_bytes=_TAIL_CHARACTERS,
+                environment=self._environment(version),
+                folder=place,
+            )
+        except subprocess.TimeoutExpired:
+            return f"app.py {_CHECK} did not end within {_CHECK_WITHIN_SECONDS} s"
+        return "" if ended.code == 0 else (ended.errors.rpartition("\n")[2][:300] or f"exit {ended.code}")
 
     def _start(self, version: str, lock: int) -> None:
         folder = self.folder.resolve()
@@ -327,25 +324,40 @@ def ask_health(port: int) -> dict[str, Any]:
     Raises:
         OSError, HTTPException, ValueError: it does not answer within a second, or not as one that is well.
     """
-    connection = HTTPConnection("127.0.0.1", port, timeout=_HEALTH_SECONDS)
-    try:
-        connection.connect()
-        with cut_after(connection.sock, _HEALTH_SECONDS):
-            connection.request("GET", "/health")
-            answer = connection.getresponse()
-            body = answer.read(65_536)
-        if answer.status != 200:
-            raise ValueError(f"status {answer.status}: {body[:200].decode(errors='replace')}")
-        found = json.loads(body)
-    finally:
-        connection.close()
+    status, body = http_get(f"http://127.0.0.1:{port}/health", _HEALTH_SECONDS)
+    if status != 200:
+        raise ValueError(f"status {status}: {body[:200]}")
+    found = json.loads(body)
     if not isinstance(found, dict):
         raise ValueError("no JSON object")
     return found
 
 
+def http_get(
+    url: str, within_seconds: float, *, check: Callable[[str, list[str]], object] = lambda *_: None
+) -> tuple[int, str]:
+    """Return the status and the text of the answer to a GET; a redirection is an answer.
+
+    `check` is called with the host and its IP address before anything is sent; its errors are raised.
+
+    Raises:
+        OSError, HTTPException: it does not answer in time, or not in HTTP.
+    """
+    parts = urlsplit(url)
+    host, secure = parts.hostname or "", parts.scheme == "https"
+    tls = ssl.create_default_context() if secure else None
+    connection = HTTPSConnection(host, parts.port, context=tls) if secure else HTTPConnection(host, parts.port)
+    with closing(connection), socket.create_connection((host, connection.port), timeout=within_seconds) as plain:
+        check(host, [plain.getpeername()[0]])
+        with _cut_after(plain, within_seconds):
+            connection.sock = tls.wrap_socket(plain, server_hostname=host) if tls else plain
+            connection.request("GET", (parts.path or "/") + (f"?{parts.query}" if parts.query else ""))
+            answer = connection.getresponse()
+            return answer.status, answer.read(_MOST_BODY_BYTES).decode(errors="replace")
+
+
 @contextmanager
-def cut_after(connected: socket.socket, seconds: float) -> Iterator[None]:
+def _cut_after(connected: socket.socket, seconds: float) -> Iterator[None]:
     """Cut a connection when the block takes longer; a socket's own timeout starts again with each byte.
 
     Raises:

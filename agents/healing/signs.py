@@ -8,29 +8,26 @@ address where clouds serve credentials, and a pattern is searched in a process o
 from __future__ import annotations
 
 import re
-import socket
-import ssl
 import subprocess
 import sys
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from http.client import HTTPException
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
-from agents.deployment.service import cut_after
+from agents.deployment.service import http_get
 from agents.tools.sources import confined
 from coditect.errors import InputError
 from coditect.integrations.http.addresses import AllowedHosts
 
 _HOSTS = AllowedHosts(("*",), private=True)
-_MOST_BODY_BYTES = 4 * 1_048_576
 _MOST_LOG_BYTES = 1_048_576
 """How much of a log one look reads: of more, the end."""
 _MOST_LINE = 2_000
@@ -247,20 +244,4 @@ def _search(pattern: str, text: bytes) -> list[int]:
 
 
 def _get(url: str, within_seconds: float) -> tuple[int, str]:
-    """Return the status and the text of the answer to a GET; a redirection is an answer.
-
-    Raises:
-        InputError: not retryable; the host has an address that gets no requests.
-        OSError, HTTPException: it does not answer in time, or not in HTTP.
-    """
-    parts = urlsplit(url)
-    host, secure = parts.hostname or "", parts.scheme == "https"
-    tls = ssl.create_default_context() if secure else None
-    connection = HTTPSConnection(host, parts.port, context=tls) if secure else HTTPConnection(host, parts.port)
-    with closing(connection), socket.create_connection((host, connection.port), timeout=within_seconds) as plain:
-        _HOSTS.checked(host, [plain.getpeername()[0]])  # nothing is sent before
-        with cut_after(plain, within_seconds):
-            connection.sock = tls.wrap_socket(plain, server_hostname=host) if tls else plain
-            connection.request("GET", (parts.path or "/") + (f"?{parts.query}" if parts.query else ""))
-            answer = connection.getresponse()
-            return answer.status, answer.read(_MOST_BODY_BYTES).decode(errors="replace")
+    return http_get(url, within_seconds, check=_HOSTS.checked)

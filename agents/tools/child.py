@@ -112,6 +112,7 @@ def run_program(
     seconds: float,
     most_bytes: int,
     environment: Mapping[str, str] | None = None,
+    folder: Path | None = None,
     together: bool = False,
     leaves: bool = False,
 ) -> Ended:
@@ -127,6 +128,7 @@ def run_program(
     with TemporaryFile() as output, TemporaryFile() as errors:
         with subprocess.Popen(
             argv,
+            cwd=folder,
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=output,

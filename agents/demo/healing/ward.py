@@ -12,11 +12,11 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from http.client import HTTPConnection, HTTPException
+from contextlib import contextmanager, suppress
+from http.client import HTTPException
 from pathlib import Path
 
-from agents.deployment.service import Service
+from agents.deployment.service import Service, http_get
 
 TILL = Path(__file__).with_name("till")
 FIRST = "v1"
@@ -76,14 +76,8 @@ def running_till(folder: Path) -> Iterator[Service]:
 
 def ask(service: Service, path: str) -> None:
     """Send a GET request to a service, and wait for the answer, which is ignored; return also when none comes."""
-    connection = HTTPConnection("127.0.0.1", service.port, timeout=1)
-    try:
-        connection.request("GET", path)
-        connection.getresponse().read()
-    except (OSError, HTTPException):
-        return
-    finally:
-        connection.close()
+    with suppress(OSError, HTTPException):
+        http_get(f"http://127.0.0.1:{service.port}{path}", 1.0)
 
 
 def orders_of(service: Service) -> int:
