@@ -105,7 +105,7 @@ class WebhookSender:
         headers = _signed(event_id(event), body, self.secret(webhook))
         try:
             async with asyncio.timeout(ATTEMPT_SECONDS):
-                answer = await self._calls.deliver(webhook.url, body, headers)
+                answer = await self._calls.request("POST", webhook.url, body, headers, whole=False)
         except TimeoutError:
             return WebhookAttempt(None, f"no answer within {ATTEMPT_SECONDS:.0f} s")
         except CoditectError as error:

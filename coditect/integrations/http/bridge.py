@@ -17,7 +17,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 
 from coditect.agent.declaration import Agent
 from coditect.aio.supervisor import Supervisor, happened
@@ -74,36 +74,25 @@ class _Served:
     """When to try again to serve an agent that could not be served."""
 
 
+@dataclass(eq=False)
 class HttpBridge:
     """The HTTP agents that one process serves; `run` looks after them until it is canceled."""
 
-    def __init__(
-        self,
-        registrations: Registry,
-        serve: Serve,
-        calls: AgentCalls,
-        callbacks: Callbacks,
-        background: Supervisor,
-        *,
-        name: str,
-        callback_url: str,
-        lease_seconds: float,
-    ) -> None:
-        """Take the HTTP agents' registry, a function that runs an agent, a client for calls, and the bridge's name.
-
-        Answers by callback come to URLs below `callback_url`.
-        """
-        self._registrations = registrations
-        self._serve = serve
-        self._calls = calls
-        self._callbacks = callbacks
-        self._background = background
-        self._name = AgentId(name)
-        self._callback_url = callback_url
-        self._lease_seconds = lease_seconds
-        self._served: dict[AgentId, _Served] = {}
-        self._hurry = asyncio.Event()
-        self._silent, self._closed = False, False
+    registrations: Registry
+    """The registry of the HTTP agents."""
+    serve: Serve
+    calls: AgentCalls
+    callbacks: Callbacks
+    background: Supervisor
+    _: KW_ONLY
+    name: AgentId
+    callback_url: str
+    """The URL below which answers by callback come."""
+    lease_seconds: float
+    _served: dict[AgentId, _Served] = field(default_factory=dict)
+    _hurry: asyncio.Event = field(default_factory=asyncio.Event)
+    _silent: bool = False
+    _closed: bool = False
 
     @property
     def serving(self) -> frozenset[AgentId]:
@@ -140,7 +129,7 @@ class HttpBridge:
             await asyncio.wait(works)
         for agent_id in tuple(self._served):
             try:
-                await self._registrations.clear_start(_claim(agent_id), self._name)
+                await self.registrations.clear_start(_claim(agent_id), self.name)
             except RegistryUnavailable:
                 return  # the claims end by themselves
 
@@ -152,7 +141,7 @@ class HttpBridge:
         if self._closed:
             return
         try:
-            records = await self._registrations.find(Search())
+            records = await self.registrations.find(Search())
             found = {record.agent_id: record for record in records}
             async with asyncio.TaskGroup() as looks:
                 for agent_id in set(self._served) - set(found):
@@ -164,7 +153,7 @@ class HttpBridge:
                 log.warning("The registry of HTTP agents does not answer", extra={"reason": str(errors.exceptions[0])})
             self._silent = True
             for served in self._served.values():  # their heartbeats cannot be noted either
-                served.ends_at = now + self._lease_seconds
+                served.ends_at = now + self.lease_seconds
         else:
             self._silent = False
 
@@ -175,13 +164,13 @@ class HttpBridge:
         """
         served = self._served[agent_id]
         left = served.ends_at - now
-        if any(record.load.trouble == LEFT for record in await self._registrations.gone(agent_id)):
+        if any(record.load.trouble == LEFT for record in await self.registrations.gone(agent_id)):
             self._leave(served, LEFT)
         elif left <= BRIDGE_CHECK_SECONDS / 2:
             self._leave(served, LAPSED)
         elif await self._is_mine(agent_id):
             log.warning("The registry had forgotten an HTTP agent", extra={"agent_id": agent_id})
-            await self._registrations.register(served.registration, ALIVE, lease_seconds=left)
+            await self.registrations.register(served.registration, ALIVE, lease_seconds=left)
 
     async def _keep(self, registration: Registration, ends_at: float) -> None:
         """Serve a registered agent while this bridge can claim it and its URL refuses no connection; else stop it.
@@ -212,7 +201,7 @@ class HttpBridge:
         One that could not be served is not started again before its pause is over.
         """
         try:
-            await self._calls.connect(served.registration.metadata[BASE_URL])
+            await self.calls.connect(served.registration.metadata[BASE_URL])
         except AgentRefused as error:
             served.trouble = str(error)
             self._stop(served, served.trouble)
@@ -224,19 +213,19 @@ class HttpBridge:
             served.ended_here, served.stop = False, asyncio.Event()
             served.link = self._link(served.registration)
             name = f"agent {served.registration.agent_id}"
-            served.work = self._background.start(self._run(served), name=name)
+            served.work = self.background.start(self._run(served), name=name)
 
     async def _is_mine(self, agent_id: AgentId) -> bool:
-        other = await self._registrations.mark_start(_claim(agent_id), self._name, keep_seconds=CLAIM_SECONDS)
+        other = await self.registrations.mark_start(_claim(agent_id), self.name, keep_seconds=CLAIM_SECONDS)
         return other is None
 
     def _link(self, registration: Registration) -> AgentLink:
         return AgentLink(
             registration.metadata[BASE_URL],
-            self._calls,
-            self._callbacks,
-            self._background,
-            callback_url=self._callback_url,
+            self.calls,
+            self.callbacks,
+            self.background,
+            callback_url=self.callback_url,
             doubt=lambda: self._doubt(registration.agent_id),
         )
 
@@ -254,9 +243,9 @@ class HttpBridge:
         agent_id = served.registration.agent_id
         served.trouble = ""
         try:
-            await self._serve(http_agent(served.registration, served.link), served.registration, served.stop)
+            await self.serve(http_agent(served.registration, served.link), served.registration, served.stop)
             if not served.ended_here:
-                await self._registrations.deregister(agent_id)
+                await self.registrations.deregister(agent_id)
                 self._served.pop(agent_id, None)
         except CoditectError as error:
             served.trouble, served.again_at = str(error), asyncio.get_running_loop().time() + SERVE_RETRY_SECONDS
@@ -322,31 +311,23 @@ class AgentHealth:
     """When the agent's last heartbeat came, ISO 8601 in UTC; null if a process of an older version got it."""
 
 
+@dataclass(eq=False)
 class HttpAgents:
     """The use cases of HTTP agents: register, heartbeat, answer, and one list of them and the fleet's other agents."""
 
-    def __init__(
-        self,
-        registrations: Registry,
-        fleet: Registry,
-        bridge: HttpBridge,
-        callbacks: Callbacks,
-        hosts: AllowedHosts,
-        *,
-        lease_seconds: float,
-    ) -> None:
-        self.registrations = registrations
-        """The registry of the HTTP agents, those included that no bridge serves yet."""
-        self._fleet = fleet
-        self._bridge = bridge
-        self._callbacks = callbacks
-        self._hosts = hosts
-        self._lease_seconds = lease_seconds
-        self._forwarding = AnswerForwarding()
+    registrations: Registry
+    """The registry of the HTTP agents, those included that no bridge serves yet."""
+    fleet: Registry
+    bridge: HttpBridge
+    callbacks: Callbacks
+    hosts: AllowedHosts
+    _: KW_ONLY
+    lease_seconds: float
+    _forwarding: AnswerForwarding = field(default_factory=AnswerForwarding)
 
     async def drain(self) -> None:
         """Take no more tasks for HTTP agents; wait up to CODITECT_DRAIN_SECONDS for the answers to running ones."""
-        await self._bridge.close()
+        await self.bridge.close()
 
     async def register(self, wanted: HttpRegistration, *, by: str = "", admin: bool = True) -> Registered:
         """Register an HTTP agent, or change its registration; idempotent by its id, or else by its name and URL.
@@ -361,9 +342,9 @@ class HttpAgents:
             Overloaded: when too many agents are registered; retryable.
             RegistryUnavailable: when the registry does not answer; retryable.
         """
-        found = wanted.checked(self._hosts, now_ms=time.time_ns() // 1_000_000)
+        found = wanted.checked(self.hosts, now_ms=time.time_ns() // 1_000_000)
         await self._check_room(found.agent_id)
-        served = await self._fleet.get(found.agent_id)
+        served = await self.fleet.get(found.agent_id)
         if served is not None and BASE_URL not in served.registration.metadata:
             raise InputError("Another agent has this id", id=found.agent_id, fix="choose another agent_id")
         found = _owned(found, await self.registrations.get(found.agent_id), by=by, admin=admin)
@@ -372,7 +353,7 @@ class HttpAgents:
         if wanted.status.lower() == AgentStatus.OFFLINE:
             await self.registrations.deregister(found.agent_id)
             registered = replace(registered, status=AgentStatus.OFFLINE.value, lease_seconds=0.0)
-        self._bridge.hurry()
+        self.bridge.hurry()
         return registered
 
     async def _check_room(self, agent_id: AgentId) -> None:
@@ -398,19 +379,19 @@ class HttpAgents:
                 raise NotFound("No HTTP agent has this id", id=agent_id, fix="register again: POST /register")
             await self._check_room(agent_id)
             await self.registrations.register(known.registration, ALIVE, lease_seconds=self._lease(known.registration))
-            self._bridge.hurry()
-        return self._registered(known.registration, await self._fleet.get(agent_id))
+            self.bridge.hurry()
+        return self._registered(known.registration, await self.fleet.get(agent_id))
 
     async def everyone(self) -> tuple[AgentRecord, ...]:
         """Return the agents that live, and those that went away within a day."""
-        return tuple(map(self._explained, await find_all(self._fleet, self.registrations)))
+        return tuple(map(self._explained, await find_all(self.fleet, self.registrations)))
 
     async def find(self, search: Search) -> tuple[AgentRecord, ...]:
         """Return the living agents that fit criteria such as a tag, even HTTP agents that no bridge serves yet.
 
         A search for the status `offline` also finds agents that went away within a day.
         """
-        return tuple(map(self._explained, await find_known(self._fleet, self.registrations, search)))
+        return tuple(map(self._explained, await find_known(self.fleet, self.registrations, search)))
 
     async def get(self, agent_id: AgentId) -> AgentRecord:
         """Return the registry's record of an agent by its id, also if no bridge serves it yet, or it went away.
@@ -418,9 +399,9 @@ class HttpAgents:
         Raises:
             NotFound: when no agent of the last day has the id; its fact `nearest` holds similar ids.
         """
-        record = await get_known(self._fleet, self.registrations, agent_id)
+        record = await get_known(self.fleet, self.registrations, agent_id)
         if record is None:
-            nearest = nearest_names(agent_id, await self._fleet.leases())
+            nearest = nearest_names(agent_id, await self.fleet.leases())
             raise NotFound("No agent has this id", id=agent_id, nearest=nearest, fix="GET /agents lists the ids")
         return self._explained(record)
 
@@ -458,23 +439,23 @@ class HttpAgents:
             Retryable: when it is another process's, which does not answer.
         """
         try:
-            self._callbacks.take(token, answer)
+            self.callbacks.take(token, answer)
         except AnswerBroken as error:
             raise InvalidTask(error.sentence, **error.facts) from error
         except NotFound:
             agent_id = agent_of(token)
-            if agent_id in self._bridge.serving or await self.registrations.get(agent_id) is None:
+            if agent_id in self.bridge.serving or await self.registrations.get(agent_id) is None:
                 raise
             await self._forwarding.send(broker, token, answer)
 
     def _explained(self, record: AgentRecord) -> AgentRecord:
         """Return an agent's record, with the reason why no bridge serves the agent if this process knows it."""
-        trouble = self._bridge.trouble(record.agent_id) if record.load == NOT_SERVED else ""
+        trouble = self.bridge.trouble(record.agent_id) if record.load == NOT_SERVED else ""
         return replace(record, load=replace(record.load, trouble=trouble)) if trouble else record
 
     def _lease(self, registration: Registration) -> float:
         foreign = AGENT_NAME in registration.metadata
-        return max(self._lease_seconds, FOREIGN_LEASE_SECONDS) if foreign else self._lease_seconds
+        return max(self.lease_seconds, FOREIGN_LEASE_SECONDS) if foreign else self.lease_seconds
 
     def _registered(self, registration: Registration, record: AgentRecord | None) -> Registered:
         status = AgentStatus.STARTING if record is None else record.load.status

@@ -79,9 +79,7 @@ class AgentCalls:
         """
         outcome = "abandoned"  # by a caller whose time is over, or who was canceled
         try:
-            async with self._sent(url, body, headers) as response:
-                status, retry_after = response.status_code, response.headers.get("retry-after")
-                answer = HttpAnswer(status, await self._body(response), retry_after)
+            answer = await self.request("POST", url, body, headers)
             outcome = "answered" if answer.status < BAD_REQUEST else "refused"
             return answer
         except (AgentRefused, AgentLost, AnswerBroken) as error:
@@ -90,26 +88,17 @@ class AgentCalls:
         finally:
             self._attempts[outcome].value += 1
 
-    async def deliver(self, url: str, body: bytes, headers: Mapping[str, str] = NO_HEADERS) -> HttpAnswer:
-        """Post a JSON body to a receiver whose status says everything; return the answer without reading its body.
-
-        Raises:
-            AgentRefused: when no connection could be made, so that nothing was sent.
-            AgentLost: when the connection broke before the status came.
-        """
-        async with self._sent(url, body, headers) as response:
-            return HttpAnswer(response.status_code, b"", response.headers.get("retry-after"))
-
     async def request(
-        self, method: str, url: str, body: bytes = b"", headers: Mapping[str, str] = NO_HEADERS
+        self, method: str, url: str, body: bytes = b"", headers: Mapping[str, str] = NO_HEADERS, *, whole: bool = True
     ) -> HttpAnswer:
-        """Send a request by any method, and return the answer, whatever its status.
+        """Send a request by any method, and return the answer, whatever its status; unless `whole`, without its body.
 
         Raises:
-            AgentRefused, AgentLost, AnswerBroken: as `post` does.
+            AgentRefused, AgentLost, AnswerBroken: as `post` does; without the body, never the last.
         """
-        async with self._sent(url, body, headers, method=method) as response:
-            return HttpAnswer(response.status_code, await self._body(response), response.headers.get("retry-after"))
+        async with self._sent(method, url, body, headers) as response:
+            answered = await self._body(response) if whole else b""
+            return HttpAnswer(response.status_code, answered, response.headers.get("retry-after"))
 
     async def connect(self, url: str) -> None:
         """Check that a URL's host takes a connection; send nothing.
@@ -126,7 +115,7 @@ class AgentCalls:
 
     @asynccontextmanager
     async def _sent(
-        self, url: str, body: bytes, headers: Mapping[str, str], *, method: str = "POST"
+        self, method: str, url: str, body: bytes, headers: Mapping[str, str]
     ) -> AsyncIterator[httpx2.Response]:
         """Send a request to the first address of the URL's host that takes a connection; yield the response."""
         parsed = _parsed(url)

@@ -230,20 +230,17 @@ class AnswerForwarding:
         """
         if self._left <= 0:
             raise Overloaded("Too many answers are passed on to other API processes", fix="post it again")
+        content = ForwardedAnswer(token=token, answer=answer).model_dump(mode="json")
+        to = Address(routing.AGENTS, routing.mailbox_key(agent_of(token)))
         self._left -= 1
         try:
-            reply = await self._ask(broker, token, answer)
+            replies = await ask_agents(broker, control_messages.broadcast(TOPIC, content), enough=bool, to=to)
         finally:
             self._left += 1
+        if not replies:
+            raise Retryable("The API process that serves the agent does not answer", fix="post it again")
+        reply = AnswerReply.model_validate(replies[0])
         if reply.mistake:
             raise InvalidTask(reply.mistake, **reply.facts)
         if not reply.taken:
             raise answer_late()
-
-    async def _ask(self, broker: Broker, token: str, answer: AgentResponseEvent) -> AnswerReply:
-        content = ForwardedAnswer(token=token, answer=answer).model_dump(mode="json")
-        to = Address(routing.AGENTS, routing.mailbox_key(agent_of(token)))
-        replies = await ask_agents(broker, control_messages.broadcast(TOPIC, content), enough=bool, to=to)
-        if not replies:
-            raise Retryable("The API process that serves the agent does not answer", fix="post it again")
-        return AnswerReply.model_validate(replies[0])

@@ -19,6 +19,7 @@ from coditect.integrations.http.addresses import AllowedHosts
 from coditect.integrations.http.bridge import HttpAgents, HttpBridge
 from coditect.integrations.http.calls import agent_calls
 from coditect.integrations.http.messages import Callbacks
+from coditect.model.ids import AgentId
 from coditect.model.registration import Registration
 from coditect.registry.document import HTTP_PREFIX
 from coditect.registry.port import Registry
@@ -72,7 +73,7 @@ async def open_bridge(
         most = most_bytes + ENVELOPE_BYTES
         calls = await stack.enter_async_context(agent_calls(hosts, most_bytes=most, metrics=metrics))
         background = await stack.enter_async_context(Supervisor())
-        callbacks, name = Callbacks(), f"bridge-{token_hex(4)}"
+        callbacks, name = Callbacks(), AgentId(f"bridge-{token_hex(4)}")
         tracing = await stack.enter_async_context(open_tracing(settings, service="coditect-bridge", instance=name))
 
         host = Host(workers=None, metrics=counts, tracing=tracing)

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import KW_ONLY, dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from hashlib import sha256
@@ -76,31 +77,24 @@ MAX_SHOWN_ERROR = 500
 """Number of characters of an answer in an error message."""
 
 
+@dataclass(eq=False, slots=True)
 class AgentLink:
     """The calls of a bridge to one HTTP agent, from the agent's start until the agent is gone."""
 
-    def __init__(
-        self,
-        base_url: str,
-        calls: AgentCalls,
-        callbacks: Callbacks,
-        background: Supervisor,
-        *,
-        callback_url: str,
-        doubt: Callable[[], None],
-    ) -> None:
-        """Take the agent's URL, HTTP client and callbacks; `doubt` is called when a connection is refused or lost."""
-        self._url = base_url + REQUEST_PATH
-        self._calls = calls
-        self.callbacks = callbacks
-        self._background = background
-        self._callback_url = callback_url
-        self._doubt = doubt
-        self._gone = ""
-        """Why the agent is gone; empty while it is there."""
-        self._open: set[asyncio.Future[AgentResponseEvent]] = set()
-        self.deferred = 0
-        """The number of attempts whose answer is to come by callback."""
+    base_url: str
+    calls: AgentCalls
+    callbacks: Callbacks
+    background: Supervisor
+    _: KW_ONLY
+    callback_url: str
+    """The URL below which answers by callback come."""
+    doubt: Callable[[], None]
+    """Is called when a connection is refused or lost."""
+    deferred: int = 0
+    """The number of attempts whose answer is to come by callback."""
+    _gone: str = ""
+    """Why the agent is gone; empty while it is there."""
+    _open: set[asyncio.Future[AgentResponseEvent]] = field(default_factory=set)
 
     def end(self, reason: str) -> None:
         """Let the attempts under way fail, since the agent is gone; tasks that come later go back to their queues."""
@@ -137,7 +131,9 @@ class AgentLink:
             correlation_id=None,
         )
         async with asyncio.timeout(HEAR_SECONDS):
-            answer = _judged(await self._calls.post(self._url, event.model_dump_json().encode()), str(event_id))
+            answer = _judged(
+                await self.calls.post(self.base_url + REQUEST_PATH, event.model_dump_json().encode()), str(event_id)
+            )
             return None if answer is None else _result(answer, action)
 
     async def act(self, value: Any, ctx: Context, *, timeout_seconds: float) -> Any:
@@ -161,10 +157,10 @@ class AgentLink:
             try:
                 answer = await self._answer(event, expected, ctx.trace)
             except AgentRefused as error:
-                self._doubt()
+                self.doubt()
                 raise HandedBack from error
             except AgentLost:
-                self._doubt()
+                self.doubt()
                 raise
             finally:
                 self._open.discard(expected.answer)
@@ -179,7 +175,7 @@ class AgentLink:
                 target_agent=ctx.agent_id,
                 action=ctx.capability,
                 parameters=parameters_of(value),
-                callback_url=f"{self._callback_url}/{expected.token}",
+                callback_url=f"{self.callback_url}/{expected.token}",
                 priority=WORDS[ctx.priority],
                 timeout_seconds=max(1, int(ctx.seconds_left(timeout_seconds))),
                 correlation_id=ctx.task_id,
@@ -190,8 +186,8 @@ class AgentLink:
 
     async def _answer(self, event: bytes, expected: Expected, trace: Mapping[str, str]) -> AgentResponseEvent:
         """Post an attempt's request; return the answer in the HTTP response or by callback, whichever comes first."""
-        call = self._calls.post(self._url, event, trace)
-        posting = self._background.start(call, name="agent request", awaited=True)
+        call = self.calls.post(self.base_url + REQUEST_PATH, event, trace)
+        posting = self.background.start(call, name="agent request", awaited=True)
         try:
             await asyncio.wait((posting, expected.answer), return_when=asyncio.FIRST_COMPLETED)
             if not expected.answer.done():

@@ -206,7 +206,7 @@ async def open_bridge(scene: Scene, registrations: MemoryRegistry, *, name: str 
         callbacks = Callbacks()
         bridge = HttpBridge(
             registrations, serve, calls, callbacks, background,
-            name=name, callback_url=CALLBACKS, lease_seconds=LEASE_SECONDS,
+            name=AgentId(name), callback_url=CALLBACKS, lease_seconds=LEASE_SECONDS,
         )  # fmt: skip
         looks = background.keep(bridge.run, name="HTTP agents", critical=False)
         opened = Stage(scene, registrations, callbacks, calls, bridge, looks)

@@ -264,7 +264,7 @@ async def test_a_post_that_is_refused_after_its_agent_was_found_gone_costs_no_at
         handle = await (await stage.scene.client()).submit("words.count", max_attempts=1)
         await posted.wait()
         agent.kill()
-        link._doubt()
+        link.doubt()
         await eventually(lambda: link._gone)
         let.set()
         await stage.scene.start(another_agent())
