@@ -201,31 +201,20 @@ Request = Callable[[str, Any], Awaitable[Any]]
 """Requests a capability of the fleet with an input, and returns its value."""
 
 
-@dataclass(frozen=True, slots=True)
-class FleetTool:
-    """A capability as a tool that a language model may call."""
+def _described(name: str, spec: CapabilitySpec) -> ChatTool:
+    """Return a capability as a model sees it: the tool's name, its description, and the schema of its arguments."""
+    return ChatTool(name, spec.description[:1_000], as_object(spec.input_schema, INPUT))
 
-    spec: CapabilitySpec
 
-    @property
-    def name(self) -> str:
-        """The tool's name, as models see it."""
-        return tool_name(self.spec.name)
+def _input_of(spec: CapabilitySpec, arguments: str) -> Any:
+    """Parse the arguments that a model wrote, check them by the tool's schema, and return the task's input.
 
-    @property
-    def described(self) -> ChatTool:
-        """The tool as a model sees it: its name, its description, and the schema of its arguments."""
-        return ChatTool(self.name, self.spec.description[:1_000], as_object(self.spec.input_schema, INPUT))
-
-    def input_of(self, arguments: str) -> Any:
-        """Parse the arguments that a model wrote, check them by the tool's schema, and return the task's input.
-
-        Raises:
-            InvalidTask: when they are no JSON, or do not fit the schema.
-        """
-        value = loads(arguments.encode(errors="replace") or b"{}")
-        SchemaCheck(as_object(self.spec.input_schema, INPUT)).check(value)
-        return input_of(self.spec, value)
+    Raises:
+        InvalidTask: when they are no JSON, or do not fit the schema.
+    """
+    value = loads(arguments.encode(errors="replace") or b"{}")
+    SchemaCheck(as_object(spec.input_schema, INPUT)).check(value)
+    return input_of(spec, value)
 
 
 class Conversation:
@@ -235,7 +224,7 @@ class Conversation:
         self,
         model: ChatModel,
         budget: ChatBudget,
-        tools: Mapping[str, FleetTool],
+        tools: Mapping[str, CapabilitySpec],
         request: Request,
         *,
         most_rounds: int = MOST_ROUNDS,
@@ -259,7 +248,7 @@ class Conversation:
         messages = [ChatMessage(ChatRole.SYSTEM, instructions), ChatMessage(ChatRole.USER, text)]
         if records:
             messages.insert(1, ChatMessage(ChatRole.USER, records))
-        tools = tuple(tool.described for tool in self._tools.values())
+        tools = tuple(_described(name, spec) for name, spec in self._tools.items())
         for _ in range(self._most_rounds):
             answer = await self._model.ask(ChatRequest(tuple(messages), tools, model=model), self._budget)
             if not answer.tool_calls:
@@ -272,13 +261,13 @@ class Conversation:
     async def _call(self, call: ToolCall) -> str:
         """Call a tool, and return the text that the model reads: the tool's answer, or why it was refused or failed."""
         self._called += 1
-        tool = self._tools.get(call.name)
-        if tool is None:
+        spec = self._tools.get(call.name)
+        if spec is None:
             return f"Refused: there is no tool {call.name[:100]!r}; there are {', '.join(self._tools) or 'none'}"
         if self._called > MOST_CALLS:
             return f"Refused: more than {MOST_CALLS} calls; answer with what you have"
         try:
-            return dumps(await self._request(tool.spec.name, tool.input_of(call.arguments))).decode()[:LONGEST_RESULT]
+            return dumps(await self._request(spec.name, _input_of(spec, call.arguments))).decode()[:LONGEST_RESULT]
         except CoditectError as error:
             return f"Failed: {str(error)[:2_000]}"
 
@@ -335,13 +324,11 @@ def _handler(file: MarkdownAgent) -> Callable[[Any, Context], Awaitable[str]]:
     async def work(value: Any, ctx: Context) -> str:
         room: ModelRoom = ctx.lifespan
         known = await room.offers.as_tools() if file.tools else {}
-        tools = [FleetTool(known[tool]) for tool in file.tools if tool in known and known[tool].name != ctx.capability]
-        if len(tools) < len(file.tools):
-            missing = [tool for tool in file.tools if tool not in known]
+        tools = {tool_name(tool): known[tool] for tool in file.tools if tool in known and tool != ctx.capability}
+        if missing := [tool for tool in file.tools if tool not in known]:
             log.warning("Tools of a markdown agent are not offered", extra={"agent": file.name, "missing": missing})
-        named = {tool.name: tool for tool in tools}
-        talk = Conversation(room.model, ChatBudget(room.most_tokens), named, ctx.request)
-        learned = await room.lessons.text(ctx.services, ctx.capability, *(tool.spec.name for tool in tools))
+        talk = Conversation(room.model, ChatBudget(room.most_tokens), tools, ctx.request)
+        learned = await room.lessons.text(ctx.services, ctx.capability, *(spec.name for spec in tools.values()))
         return await talk.answer(file.instructions, value, model=file.model, records=learned)
 
     return work

@@ -44,15 +44,17 @@ def parts_of(value: Any) -> list[Part]:
         return [Part(text=printable(dumps(value).decode()), media_type=JSON)]
 
 
-def value_of(parts: Sequence[Part]) -> Any:
+def value_of(parts: Sequence[Part], *, files: bool = False) -> Any:
     """Return the value of A2A parts: one part's own value, several texts joined by newlines, or else a list of values.
+
+    With `files`, a file or a link becomes a JSON object.
 
     Raises:
         InputError: when a part is a file or a link, there are no parts, or a number is not valid in JSON.
     """
     if not parts:
         raise InputError("A message without parts has no value", fix="one text part, or one data part")
-    values = [_value(part) for part in parts]
+    values = [_value(part, files=files) for part in parts]
     if len(values) > 1 and all(part.HasField("text") for part in parts):
         return "\n".join(values)
     return values[0] if len(values) == 1 else values
@@ -64,13 +66,7 @@ def answer_of(parts: Sequence[Part]) -> Any:
     Raises:
         InputError: when a number is not valid in JSON.
     """
-    if not parts:
-        return None
-    files = [part for part in parts if not (part.HasField("text") or part.HasField("data"))]
-    if not files:
-        return value_of(parts)
-    values = [plain(part) if part in files else _value(part) for part in parts]
-    return values[0] if len(values) == 1 else values
+    return value_of(parts, files=True) if parts else None
 
 
 def text_of(parts: Sequence[Part]) -> str:
@@ -95,11 +91,13 @@ def plain(message: Any) -> Any:
         raise InputError("A number in the data is not valid in JSON", reason=str(error)[:200]) from error
 
 
-def _value(part: Part) -> Any:
+def _value(part: Part, *, files: bool) -> Any:
     if part.HasField("text"):
         return part.text
     if part.HasField("data"):
         return plain(part.data)
+    if files:
+        return plain(part)
     fix = "send its content as text or data, or its address as a text"
     raise InputError("Files and links are not taken", media_type=part.media_type[:100], fix=fix)
 

@@ -88,9 +88,7 @@ def judged(url: str) -> Iterator[None]:
     except a2a_errors.A2AError as error:
         raise _of_connection(url, error) from error
     except (TimeoutError, httpx.TransportError) as error:
-        raise AgentLost(
-            "The remote agent went away, or did not answer in time", url=url, reason=_said(error)
-        ) from error
+        raise AgentLost(AGENT_LOST, url=url, reason=_said(error)) from error
     except _BROKEN as error:
         raise AnswerBroken("The remote agent's answer is not valid A2A", url=url, reason=_said(error)) from error
 

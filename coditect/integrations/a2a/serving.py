@@ -298,21 +298,14 @@ class FleetRequests(RequestHandler):
             async with self._opened.fleet() as client:
                 return await list_tasks(client, params)
 
-    async def on_create_task_push_notification_config(self, params: Any, context: ServerCallContext) -> Any:
-        """Refuse to register an address for push notifications, which are not sent."""
+    async def _refuse_push(self, params: Any, context: ServerCallContext) -> Any:
+        """Refuse a request about push notifications, which are not sent."""
         raise no_push()
 
-    async def on_get_task_push_notification_config(self, params: Any, context: ServerCallContext) -> Any:
-        """Refuse to show an address for push notifications, which are not sent."""
-        raise no_push()
-
-    async def on_list_task_push_notification_configs(self, params: Any, context: ServerCallContext) -> Any:
-        """Refuse to list the addresses for push notifications, which are not sent."""
-        raise no_push()
-
-    async def on_delete_task_push_notification_config(self, params: Any, context: ServerCallContext) -> None:
-        """Refuse to remove an address for push notifications, which are not sent."""
-        raise no_push()
+    on_create_task_push_notification_config = _refuse_push
+    on_get_task_push_notification_config = _refuse_push
+    on_list_task_push_notification_configs = _refuse_push
+    on_delete_task_push_notification_config = _refuse_push
 
     async def _taken(self, client: Client, request: a2a.SendMessageRequest, context: ServerCallContext) -> Handle:
         """Submit a message's task once, or answer the approval of the task that the message names; return a handle."""

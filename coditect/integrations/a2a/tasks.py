@@ -170,8 +170,12 @@ async def follow(client: Client, handle: Handle) -> AsyncGenerator[A2aEvent]:
             while (event := await events.next_before(ended)) is not None:
                 if event.type in SHOWN_EVENTS:
                     yield _working(task, event)
-            for update in _updates(await ended):
-                yield update
+            task = await ended
+            for artifact in task.artifacts:
+                yield TaskArtifactUpdateEvent(
+                    task_id=task.id, context_id=task.context_id, artifact=artifact, last_chunk=True
+                )
+            yield TaskStatusUpdateEvent(task_id=task.id, context_id=task.context_id, status=task.status)
         finally:
             ended.cancel()
             await asyncio.wait({ended})
@@ -180,14 +184,6 @@ async def follow(client: Client, handle: Handle) -> AsyncGenerator[A2aEvent]:
 def is_settled(task: Task) -> bool:
     """Tell whether an A2A task has ended or waits for an approval."""
     return task.status.state in ENDED or task.status.state == ASKING
-
-
-def _updates(task: Task) -> list[A2aEvent]:
-    values: list[A2aEvent] = [
-        TaskArtifactUpdateEvent(task_id=task.id, context_id=task.context_id, artifact=artifact, last_chunk=True)
-        for artifact in task.artifacts
-    ]
-    return [*values, TaskStatusUpdateEvent(task_id=task.id, context_id=task.context_id, status=task.status)]
 
 
 def _working(task: Task, event: Event) -> TaskStatusUpdateEvent:

@@ -8,10 +8,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Future
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 
+from coditect.aio.threads import LoopThread
 from coditect.client.client import Client
 from coditect.client.handle import DURABLE_NODE
 from coditect.errors import InputError, SetupError
@@ -109,16 +110,6 @@ def _reading(key: str) -> Callable[[Any], Any]:
 # The client's event loop, for a library that calls from that loop or from threads
 
 
-class ClientLoop(Protocol):
-    """The event loop of an open client."""
-
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine on the client's event loop, and wait for its result; for callers in other threads."""
-
-    async def call(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine on the client's event loop, and await its result in the caller's own loop."""
-
-
 class RunningLoop:
     """The event loop of an async `Client`: the one that runs when this object is made."""
 
@@ -165,7 +156,7 @@ def _running() -> asyncio.AbstractEventLoop | None:
         return None
 
 
-def within(client: Client | SyncClient) -> tuple[Client, ClientLoop]:
+def within(client: Client | SyncClient) -> tuple[Client, RunningLoop | LoopThread]:
     """Return the async client of a `Client` or `SyncClient`, and the event loop on which it runs.
 
     Raises:

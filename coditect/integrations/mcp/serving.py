@@ -89,10 +89,6 @@ class CapabilityTool:
             output_schema=TASK_SCHEMA if spec.long else _output_schema(spec),
         )
 
-    def input_of(self, arguments: Mapping[str, Any]) -> Any:
-        """Return the task's input: the arguments of the MCP call, or only `input` if the capability takes no object."""
-        return input_of(self.spec, arguments)
-
     def answer(self, value: Any) -> CallToolResult:
         """Return the MCP answer with a task's value; a value that is no object by schema becomes the field `result`."""
         is_whole = is_object(self.spec.output_schema) and isinstance(value, dict)
@@ -334,7 +330,7 @@ class FleetTools:
     async def _run(self, tool: CapabilityTool, arguments: Mapping[str, Any], progress: Progress) -> CallToolResult:
         task_id = TaskId(SystemClock().new_id())  # known before, so that its first event is heard, too
         async with self._opened.client() as client, _told(client, task_id, progress):
-            handle = await client.submit(tool.spec.name, tool.input_of(arguments), task_id=task_id)
+            handle = await client.submit(tool.spec.name, input_of(tool.spec, arguments), task_id=task_id)
             try:
                 return tool.answer(await handle.result(timeout=f"{LONGEST_DIRECT_SECONDS:.0f}s"))
             except asyncio.CancelledError:
@@ -358,7 +354,9 @@ class FleetTools:
         options = Options(durable=True, idempotency_key=key)
         async with self._opened.fleet() as client:
             try:
-                handle = await client.submit(tool.spec.name, tool.input_of(arguments), options=options, durable=True)
+                handle = await client.submit(
+                    tool.spec.name, input_of(tool.spec, arguments), options=options, durable=True
+                )
             except InputError as error:
                 raise (error if key is None else MCPError(INVALID_PARAMS, str(error))) from error
             return answer({"task": handle.task_id, "state": "accepted"})

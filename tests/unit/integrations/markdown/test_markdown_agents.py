@@ -17,7 +17,6 @@ from coditect.chat.port import ChatBudget
 from coditect.errors import SetupError
 from coditect.integrations.markdown import (
     Conversation,
-    FleetTool,
     MarkdownAgent,
     markdown_agent,
     read_agent,
@@ -145,9 +144,9 @@ async def test_a_result_that_no_json_can_carry_is_told_to_the_model() -> None:
     async def request(capability: str, given: object) -> object:
         return value
 
-    tool = FleetTool(CapabilitySpec("text.deep"))
-    async with chat_stub(calls((tool.name, {})), says("done")) as stub, open_chat(stub.settings()) as model:
-        talk = Conversation(model, ChatBudget(10_000), {tool.name: tool}, request)
+    spec = CapabilitySpec("text.deep")
+    async with chat_stub(calls(("text_deep", {})), says("done")) as stub, open_chat(stub.settings()) as model:
+        talk = Conversation(model, ChatBudget(10_000), {"text_deep": spec}, request)
         assert await talk.answer("do it", "x") == "done"
 
     (answer,) = [message["content"] for message in stub.requests[1]["messages"] if message["role"] == "tool"]
