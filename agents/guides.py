@@ -126,7 +126,7 @@ def _user_guide(path: Path, sources: Sequence[SourceFile]) -> Guide:
     blocks = [f"# Using {name}"]
     for title, text in readme.items():
         blocks += [f"## {title}", text]
-    blocks += ["## Commands", "\n".join(_command(*command) for command in commands.items())] if commands else []
+    blocks += ["## Commands", "\n".join(_line(*command) for command in commands.items())] if commands else []
     for topic, lines in topics.items():
         blocks += [f"## {topic}", *lines]
     return _guide(f"Using {name}", blocks, items, {"Left out": left_out, "Not found": missing})
@@ -154,7 +154,7 @@ def _topics(path: Path, sources: Sequence[SourceFile]) -> tuple[dict[str, list[s
         topics[file.parent.name] += [f"### {heading}", purpose, "\n".join(_described(member) for member in names)]
     others, not_read = outlines(path)
     for outline in others:
-        lines = [f"* `{item.name}`: {item.text}" if item.text else f"* `{item.name}`" for item in outline.declared]
+        lines = [_line(item.name, item.text) for item in outline.declared]
         if lines:
             items += len(lines)
             topics[str(Path(outline.name).parent)] += [f"### {outline.name}", "\n".join(lines)]
@@ -173,13 +173,13 @@ def _guide(title: str, blocks: list[str], items: int, notes: Mapping[str, list[s
     )
 
 
-def _command(command: str, text: str) -> str:
-    return f"* `{command}`: {text}" if text else f"* `{command}`"
+def _line(name: str, text: str) -> str:
+    return f"* `{name}`: {text}" if text else f"* `{name}`"
 
 
 def _described(member: Any) -> str:
     text = member.docstring.value.partition("\n\n")[0] if member.docstring else ""
-    return f"* `{member.name}`: {' '.join(text.split())}" if text else f"* `{member.name}`"
+    return _line(member.name, " ".join(text.split()))
 
 
 def _deployment_guide(path: Path, root: Path | None, sources: Sequence[SourceFile]) -> Guide:
@@ -187,10 +187,8 @@ def _deployment_guide(path: Path, root: Path | None, sources: Sequence[SourceFil
     project = project_at(folder) if root else None
     others, _ = outlines(path)
     variables = {**settings_of(others, folder), **_variables(sources)}
-    files, unread = (
-        deployed_by(folder),
-        [manifest for manifest in manifests_of(folder) if not project or manifest != project.manifest],
-    )
+    files = deployed_by(folder)
+    unread = [manifest for manifest in manifests_of(folder) if not project or manifest != project.manifest]
     name = project.name if project else path.resolve().stem
     unknown = "not known: the package is in no project with a manifest that is read, such as a pyproject.toml"
     commands = (project.commands if project else {}) | targets_of(folder)

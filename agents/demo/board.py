@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -21,14 +22,7 @@ _FRAME_SECONDS = 0.125
 _LINE_SECONDS = 0.5
 
 
-@dataclass(slots=True)
-class BoardRow:
-    """The counts of one capability's tasks; a submitted task that is not running, done or failed still waits."""
-
-    submitted: int = 0
-    running: int = 0
-    done: int = 0
-    failed: int = 0
+COUNTS = ("submitted", "running", "done", "failed")
 
 
 @dataclass(slots=True)
@@ -63,24 +57,21 @@ class Board:
         self.latest = latest(end.value) or self.latest
 
     @property
-    def rows(self) -> dict[str, BoardRow]:
-        """The counts of tasks by capability, in alphabetical order."""
-        rows = {capability: BoardRow() for capability in sorted({job.capability for job in self._jobs.values()})}
+    def rows(self) -> dict[str, Counter[str]]:
+        """The counts of submitted tasks by capability, in alphabetical order, in all and by what became of each."""
+        rows = {capability: Counter[str]() for capability in sorted({job.capability for job in self._jobs.values()})}
         for task_id, job in self._jobs.items():
-            row = rows[job.capability]
-            row.submitted += 1
-            if task_id not in self._settled:
-                row.running += task_id in self._started
-            elif self._settled[task_id]:
-                row.done += 1
-            else:
-                row.failed += 1
+            rows[job.capability].update(("submitted", self._state(task_id)))
         return rows
+
+    def _state(self, task_id: str) -> str:
+        if task_id in self._settled:
+            return "done" if self._settled[task_id] else "failed"
+        return "running" if task_id in self._started else "waiting"
 
     def done(self, capability: str) -> int:
         """Return how many tasks of a capability ended with a value."""
-        row = self.rows.get(capability)
-        return row.done if row else 0
+        return self.rows.get(capability, Counter())["done"]
 
     def agents(self, capability: str) -> int:
         """Return how many agents have answered tasks of a capability."""
@@ -99,18 +90,16 @@ class Board:
     @property
     def counts(self) -> str:
         """The counts of all capabilities' tasks in one line, with the latest result."""
-        rows = self.rows.values()
-        done, failed = sum(row.done for row in rows), sum(row.failed for row in rows)
-        submitted, running = sum(row.submitted for row in rows), sum(row.running for row in rows)
-        return f"submitted {submitted}  running {running}  done {done}  failed {failed}  {self.latest}".rstrip()
+        total = sum(self.rows.values(), Counter[str]())
+        return "  ".join([*(f"{name} {total[name]}" for name in COUNTS), self.latest]).rstrip()
 
     def table(self) -> Group:
         """Return the counts of tasks as a table, with the latest result below it."""
-        table = Table("capability", "submitted", "running", "done", "failed", title="The fleet at work")
+        table = Table("capability", *COUNTS, title="The fleet at work")
         for column in table.columns[1:]:
             column.justify = "right"
         for capability, row in self.rows.items():
-            table.add_row(capability, *(str(count) for count in (row.submitted, row.running, row.done, row.failed)))
+            table.add_row(capability, *(str(row[name]) for name in COUNTS))
         seconds = time.monotonic() - self.began
         table.caption = f"{seconds:.1f} s, {self.asked} requests between agents"
         return Group(table, Text(self.latest, overflow="ellipsis", no_wrap=True))

@@ -152,9 +152,8 @@ async def run_deployments(root: Path, *, say: Callable[[str], None]) -> bool:
 
 
 def _described(branch: str, deployment: Deployment) -> str:
-    versions = (
-        f"the service answers as {(deployment.after or 'none')[:12]}, before as {(deployment.before or 'none')[:12]}"
-    )
+    after, before = ((version or "none")[:12] for version in (deployment.after, deployment.before))
+    versions = f"the service answers as {after}, before as {before}"
     why = [f"  Why: {deployment.why}"] if deployment.why else []
     return "\n".join(["", f"Branch {branch}: {versions}", *why, describe_flow(deployment.flow)])
 

@@ -393,10 +393,6 @@ def _make_room(service: Service) -> str:
     return f"deleted {len(files)} files of its cache"
 
 
-def _nothing(_: Service) -> str:
-    return "nothing: no cause was found"
-
-
 _REMEDIES: Mapping[Cause, Callable[[Service], str]] = {
     Cause.KILLED: _start,
     Cause.CONFIGURATION: _go_back,
@@ -410,5 +406,5 @@ _REMEDIES: Mapping[Cause, Callable[[Service], str]] = {
     Cause.CACHE: _make_room,
     Cause.RELEASE: _switch_back,
     Cause.NAMED: _restart,
-    Cause.NONE: _nothing,
+    Cause.NONE: lambda _: "nothing: no cause was found",
 }

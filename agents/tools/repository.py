@@ -15,7 +15,7 @@ import re
 import tomllib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,8 @@ _TARGET = re.compile(r"^(?P<name>[a-z][\w-]*):(?!=)[^#\n]*(?:##[ \t]*(?P<text>.*
 _VARIABLE = re.compile(r"^[ \t]*(?:export[ \t]+)?([A-Z][A-Z0-9_]*)=", re.MULTILINE)
 _PORTS = re.compile(r"^[ \t]*EXPOSE[ \t]+(.+)$", re.MULTILINE | re.IGNORECASE)
 _USE = re.compile(r"usage|install|getting started|quick.?start|example|how to", re.IGNORECASE)
+_NO_PROSE = re.compile(r"^[ \t]*(?:<|\[!\[|!\[).*\n", re.MULTILINE)
+"""Pictures, badges and HTML."""
 _MOST_README = 6_000
 _MOST_LINE = 1_000
 
@@ -111,7 +113,7 @@ class Project:
     """The facts of a project's manifest that an operator needs, such as its name and its commands."""
 
     name: str
-    manifest: str
+    manifest: str = ""
     runtime: str = ""
     dependencies: list[str] = field(default_factory=list)
     extras: dict[str, list[str]] = field(default_factory=dict)
@@ -124,10 +126,8 @@ def outlines(root: Path) -> tuple[list[Outline], list[str]]:
     The second list has a line for each file that is left out.
     """
     files = sorted(file for file in root.rglob("*") if file.suffix in _DECLARATIONS and _is_source(root, file))
-    found, left_out = (
-        list[Outline](),
-        [f"{file.name}: there are more than {MAX_FILES} files" for file in files[MAX_FILES:]],
-    )
+    found = list[Outline]()
+    left_out = [f"{file.name}: there are more than {MAX_FILES} files" for file in files[MAX_FILES:]]
     for file in files[:MAX_FILES]:
         name = str(file.relative_to(root))
         if file.stat().st_size > MAX_FILE_BYTES:
@@ -213,7 +213,8 @@ def project_at(folder: Path) -> Project | None:
     for name in MANIFESTS:
         if _is_inside(folder, folder / name):
             try:
-                return _READERS[name](folder, _text(folder, name))
+                found = _READERS[name](folder, _text(folder, name))
+                return replace(found, manifest=found.manifest or name)
             except _INVALID as error:
                 fix = f"give the folder of a project with a valid {name}"
                 raise InputError("there is no project", root=str(folder), reason=str(error)[:200], fix=fix) from error
@@ -239,7 +240,6 @@ def _pyproject(folder: Path, text: str) -> Project:
     needs = [f"{name} {version}" for name, version in _strings(poetry.get("dependencies", {})).items()]
     return Project(
         name=_word(found.get("name") or poetry.get("name") or folder.resolve().name),
-        manifest="pyproject.toml",
         runtime=f"Python {found.get('requires-python', 'of any version')}",
         dependencies=_words(found.get("dependencies") or needs or _requirements(folder)),
         extras={name: _words(list_) for name, list_ in dict(found.get("optional-dependencies", {})).items()},
@@ -269,7 +269,6 @@ def _package_json(folder: Path, text: str) -> Project:
     tools = _strings(bin_ if isinstance(bin_, dict) else {str(found.get("name")): bin_})
     return Project(
         name=_word(found.get("name") or folder.resolve().name),
-        manifest="package.json",
         runtime=f"Node.js {engine}",
         dependencies=[f"{name} {version}" for name, version in _strings(found.get("dependencies") or {}).items()],
         extras={"development": [*_strings(found.get("devDependencies") or {})]} if found.get("devDependencies") else {},
@@ -284,7 +283,6 @@ def _go_mod(folder: Path, text: str) -> Project:
     needs = re.findall(r"^(?:require[ \t]+|[ \t]+)([\w./-]+[ \t]+v\S+)(?!.*// indirect)", text, re.MULTILINE)
     return Project(
         name=module[1] if module else folder.resolve().name,
-        manifest="go.mod",
         runtime=f"Go {version[1] if version else 'of any version'}",
         dependencies=[" ".join(need.split()) for need in needs],
         commands={
@@ -299,7 +297,6 @@ def _cargo(folder: Path, text: str) -> Project:
     binaries = {str(binary.get("name")): str(binary.get("path", "")) for binary in document.get("bin", ())}
     return Project(
         name=_word(package.get("name") or folder.resolve().name),
-        manifest="Cargo.toml",
         runtime=f"Rust {package.get('rust-version', 'of any version')}",
         dependencies=[
             f"{name} {need if isinstance(need, str) else need.get('version', '')}" for name, need in needs.items()
@@ -314,7 +311,6 @@ def _composer(folder: Path, text: str) -> Project:
     needs = _strings(found.get("require") or {})
     return Project(
         name=_word(found.get("name") or folder.resolve().name),
-        manifest="composer.json",
         runtime=f"PHP {needs.pop('php', 'of any version')}",
         dependencies=[f"{name} {version}" for name, version in needs.items()],
     )
@@ -388,9 +384,7 @@ def readme_of(folder: Path) -> dict[str, str]:
     file = next(found, None)
     if file is None:
         return {}
-    text = re.sub(
-        r"^[ \t]*(?:<|\[!\[|!\[).*\n", "", _text(folder, file.name), flags=re.MULTILINE
-    )  # pictures, badges and HTML
+    text = _NO_PROSE.sub("", _text(folder, file.name))
     head, *sections = re.split(r"^##?(?!#)[ \t]+(.+)$", text, flags=re.MULTILINE)
     parts = {"Overview": head.strip()}
     for number, (title, text) in enumerate(zip(sections[::2], sections[1::2], strict=True)):
