@@ -27,7 +27,8 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
@@ -62,10 +63,15 @@ def _below(pid: int) -> list[int]:
 
 def _kill(pids: Iterable[int], number: int) -> None:
     for pid in pids:
-        try:
+        with suppress(ProcessLookupError, PermissionError):
             os.kill(pid, number)
-        except (ProcessLookupError, PermissionError):
-            continue
+
+
+def _ended() -> Iterator[tuple[int, int]]:
+    """Reap all ended child processes; yield the process id and the wait status of each."""
+    with suppress(ChildProcessError):
+        while (reaped := os.waitpid(-1, os.WNOHANG))[0]:
+            yield reaped
 
 
 # -- the guard of one command -----------------------------------------------------------------------------
@@ -120,25 +126,15 @@ def _start(request: dict[str, object], streams: list[int]) -> tuple[int, int]:
 
 def _reap(command: int) -> int | None:
     """Reap all ended child processes; return the command's exit code if it is one of them, negative for a signal."""
-    code = None
-    while True:
-        try:
-            pid, status = os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
-            return code
-        if pid == 0:
-            return code
-        if pid == command:
-            code = os.waitstatus_to_exitcode(status)
+    codes = [os.waitstatus_to_exitcode(status) for pid, status in _ended() if pid == command]
+    return codes[0] if codes else None
 
 
 def _signal_all(command: int, number: int) -> None:
     """Send a signal to the command's process group and, on Linux, to all processes that descend from the command."""
     _kill(_below(os.getpid()), number)
-    try:
+    with suppress(ProcessLookupError, PermissionError):  # when they have ended
         os.killpg(command, number)
-    except (ProcessLookupError, PermissionError):
-        return  # they have ended
 
 
 def _end_all(command: int) -> None:
@@ -217,14 +213,7 @@ def _launch(door: socket.socket, fds: list[int], guards: set[int]) -> None:
 
 def _tidy(guards: set[int]) -> None:
     """Reap guard processes that have ended, and kill processes that the launcher inherited, as from a killed guard."""
-    while True:
-        try:
-            pid, _ = os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
-            return
-        if pid == 0:
-            break
-        guards.discard(pid)
+    guards.difference_update([pid for pid, _ in _ended()])
     for stray in set(_children(os.getpid())) - guards:
         _kill([stray, *_below(stray)], signal.SIGKILL)
 

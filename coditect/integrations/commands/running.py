@@ -203,25 +203,22 @@ def open_workspaces(base: Path | None, repositories: Iterable[Path]) -> Iterator
 @contextmanager
 def _worktree(checkout: Checkout, tree: Path) -> Iterator[Path]:
     """Check a revision out into a worktree, removed after the block; `git worktree add` gets a hash, not the input."""
-    found = _git(
-        checkout.repository, "rev-parse", "--verify", "--quiet", "--end-of-options", _commit(checkout.revision)
-    )
+    repository, revision = checkout.repository, _commit(checkout.revision)
+    found = _git(repository, "rev-parse", "--verify", "--quiet", "--end-of-options", revision)
     if found.returncode != 0:
-        if (asked := _git(checkout.repository, "rev-parse", "--git-dir")).returncode != 0:
+        if (asked := _git(repository, "rev-parse", "--git-dir")).returncode != 0:
             reason, fix = asked.stderr.decode(errors="replace")[-500:], "name the folder of a repository of this user"
-            raise CommandMissing(
-                "This is no git repository", repository=str(checkout.repository), reason=reason, fix=fix
-            )
+            raise CommandMissing("This is no git repository", repository=str(repository), reason=reason, fix=fix)
         raise InputError("The repository has no such revision", revision=checkout.revision[:200], fix="push it first")
     commit = found.stdout.decode().strip()
-    added = _git(checkout.repository, "worktree", "add", "--detach", "--force", str(tree), commit)
+    added = _git(repository, "worktree", "add", "--detach", "--force", str(tree), commit)
     try:
         if added.returncode != 0:
             reason = added.stderr.decode(errors="replace")[-500:]
-            raise CommandTroubled("Git cannot make the worktree", repository=str(checkout.repository), reason=reason)
+            raise CommandTroubled("Git cannot make the worktree", repository=str(repository), reason=reason)
         yield tree
     finally:
-        _git(checkout.repository, "worktree", "remove", "--force", "--force", str(tree))
+        _git(repository, "worktree", "remove", "--force", "--force", str(tree))
 
 
 def _commit(revision: str) -> str:
