@@ -167,22 +167,19 @@ class AgentLink:
         return _result(answer, ctx.capability)
 
     def _event(self, value: Any, ctx: Context, expected: Expected, timeout_seconds: float) -> bytes:
-        return (
-            AgentRequestEvent(
-                event_id=UUID(expected.event_id),
-                created_at=datetime.now(UTC),
-                source_agent=ctx.requester,
-                target_agent=ctx.agent_id,
-                action=ctx.capability,
-                parameters=parameters_of(value),
-                callback_url=f"{self.callback_url}/{expected.token}",
-                priority=WORDS[ctx.priority],
-                timeout_seconds=max(1, int(ctx.seconds_left(timeout_seconds))),
-                correlation_id=ctx.task_id,
-            )
-            .model_dump_json()
-            .encode()
+        event = AgentRequestEvent(
+            event_id=UUID(expected.event_id),
+            created_at=datetime.now(UTC),
+            source_agent=ctx.requester,
+            target_agent=ctx.agent_id,
+            action=ctx.capability,
+            parameters=parameters_of(value),
+            callback_url=f"{self.callback_url}/{expected.token}",
+            priority=WORDS[ctx.priority],
+            timeout_seconds=max(1, int(ctx.seconds_left(timeout_seconds))),
+            correlation_id=ctx.task_id,
         )
+        return event.model_dump_json().encode()
 
     async def _answer(self, event: bytes, expected: Expected, trace: Mapping[str, str]) -> AgentResponseEvent:
         """Post an attempt's request; return the answer in the HTTP response or by callback, whichever comes first."""
@@ -282,11 +279,9 @@ class HttpForm(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _without_nulls(cls, document: Any) -> Any:
-        return (
-            {name: value for name, value in document.items() if value is not None}
-            if isinstance(document, dict)
-            else document
-        )
+        if not isinstance(document, dict):
+            return document
+        return {name: value for name, value in document.items() if value is not None}
 
 
 class HttpCapability(HttpForm):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Future
+from functools import partial
 from typing import Any, TypeVar
 
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
@@ -48,7 +49,7 @@ def task_node(
     without a checkpointer.
     """
     inner, loop = within(client)
-    value_of = reads if callable(reads) else _reading(reads)
+    value_of = reads if callable(reads) else partial(_read, reads)
 
     async def do(state: Any, config: RunnableConfig) -> dict[str, Any]:
         if direct:
@@ -100,11 +101,8 @@ def key_of(config: Mapping[str, Any]) -> str:
     return f"langgraph {thread} {namespace}"
 
 
-def _reading(key: str) -> Callable[[Any], Any]:
-    def read(state: Any) -> Any:
-        return state[key] if isinstance(state, Mapping) else getattr(state, key)
-
-    return read
+def _read(key: str, state: Any) -> Any:
+    return state[key] if isinstance(state, Mapping) else getattr(state, key)
 
 
 # The client's event loop, for a library that calls from that loop or from threads

@@ -27,7 +27,6 @@ from mcp_types import (
     ListResourcesResult,
     ListResourceTemplatesResult,
     ListToolsResult,
-    PaginatedRequestParams,
     ReadResourceRequestParams,
     ReadResourceResult,
     Resource,
@@ -143,39 +142,33 @@ class FleetResources:
     def __init__(self, opened: Connections) -> None:
         self._opened = opened
 
-    async def listed(self) -> list[Resource]:
+    async def listed(self, *_: object) -> ListResourcesResult:
         """Return the descriptions of two MCP resources: the list of the latest workflows, and that of dead letters.
 
         A single workflow or dead letter is read at an address that `templates` describes.
         """
-        return [
-            Resource(name="workflows", uri=WORKFLOWS_URI, description="The latest workflows.", mime_type=JSON),
-            Resource(name="dead letters", uri=DEAD, description="Tasks that were given up.", mime_type=JSON),
-        ]
+        work = Resource(name="workflows", uri=WORKFLOWS_URI, description="The latest workflows.", mime_type=JSON)
+        dead = Resource(name="dead letters", uri=DEAD, description="Tasks that were given up.", mime_type=JSON)
+        return ListResourcesResult(resources=[work, dead])
 
-    def templates(self) -> list[ResourceTemplate]:
+    async def templates(self, *_: object) -> ListResourceTemplatesResult:
         """Return the URI templates by which an MCP client reads one workflow, or one dead letter, by its id."""
-        return [
-            ResourceTemplate(
-                name="workflow",
-                uri_template=f"{WORKFLOWS_URI}/{{workflow}}",
-                description="A workflow with its nodes.",
-                mime_type=JSON,
-            ),
-            ResourceTemplate(
-                name="dead letter",
-                uri_template=f"{DEAD}/{{id}}",
-                description="A dead letter: its reason, its attempts and its body.",
-                mime_type=JSON,
-            ),
+        about = [
+            ("workflow", f"{WORKFLOWS_URI}/{{workflow}}", "A workflow with its nodes."),
+            ("dead letter", f"{DEAD}/{{id}}", "A dead letter: its reason, its attempts and its body."),
         ]
+        templates = [
+            ResourceTemplate(name=name, uri_template=uri, description=text, mime_type=JSON) for name, uri, text in about
+        ]
+        return ListResourceTemplatesResult(resource_templates=templates)
 
-    async def read(self, uri: str) -> ReadResourceResult:
+    async def read(self, context: ServerRequestContext[Any], params: ReadResourceRequestParams) -> ReadResourceResult:
         """Return the MCP resource at an address as JSON: a list, or one workflow or dead letter.
 
         Raises:
             MCPError: when there is no such resource, or the fleet does not answer; the message says what to do.
         """
+        uri = str(params.uri)
         kind, _, key = uri.removeprefix(SCHEME).partition("/")
         try:
             if uri.startswith(WORKFLOWS_URI) and kind == "workflows":
@@ -282,13 +275,14 @@ class FleetTools:
         self._offers = OfferedCapabilities(partial(find_agents, opened))
         self._patterns = tuple(patterns)
 
-    async def listed(self) -> list[Tool]:
+    async def listed(self, *_: object) -> ListToolsResult:
         """Return all MCP tools of the fleet, by the capabilities that the registry had at most a second ago.
 
         Raises:
             RegistryUnavailable: when the registry does not answer; retryable.
         """
-        return [*(tool.described for tool in (await self._offered()).values()), *_DURABLE_TOOLS]
+        offered = await self._offered()
+        return ListToolsResult(tools=[*(tool.described for tool in offered.values()), *_DURABLE_TOOLS])
 
     async def call(
         self, name: str, arguments: Mapping[str, Any], progress: Progress, *, caller: str = LOCAL
@@ -419,9 +413,6 @@ def fleet_server(opened: Connections, patterns: Sequence[str] = ("*",)) -> Serve
     """Return the MCP server of a fleet: its capabilities whose names match a pattern as tools, and its resources."""
     tools, resources = FleetTools(opened, patterns), FleetResources(opened)
 
-    async def list_tools(_: ServerRequestContext[Any], __: PaginatedRequestParams | None) -> ListToolsResult:
-        return ListToolsResult(tools=await tools.listed())
-
     async def call_tool(context: ServerRequestContext[Any], params: CallToolRequestParams) -> CallToolResult:
         async def progress(share: float, note: str) -> None:
             await context.session.report_progress(share, 1.0, note or None)
@@ -429,27 +420,16 @@ def fleet_server(opened: Connections, patterns: Sequence[str] = ("*",)) -> Serve
         caller = LOCAL if context.request is None else context.request.state.caller.name
         return await tools.call(params.name, params.arguments or {}, progress, caller=caller)
 
-    async def list_resources(_: ServerRequestContext[Any], __: PaginatedRequestParams | None) -> ListResourcesResult:
-        return ListResourcesResult(resources=await resources.listed())
-
-    async def list_templates(
-        _: ServerRequestContext[Any], __: PaginatedRequestParams | None
-    ) -> ListResourceTemplatesResult:
-        return ListResourceTemplatesResult(resource_templates=resources.templates())
-
-    async def read_resource(_: ServerRequestContext[Any], params: ReadResourceRequestParams) -> ReadResourceResult:
-        return await resources.read(str(params.uri))
-
     return Server(
         "coditect",
         version=__version__,
         title="Coditect",
         instructions=INSTRUCTIONS,
-        on_list_tools=list_tools,
+        on_list_tools=tools.listed,
         on_call_tool=call_tool,
-        on_list_resources=list_resources,
-        on_list_resource_templates=list_templates,
-        on_read_resource=read_resource,
+        on_list_resources=resources.listed,
+        on_list_resource_templates=resources.templates,
+        on_read_resource=resources.read,
     )
 
 
