@@ -5,17 +5,22 @@ They see only the evidence, and read and change nothing.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from pydantic import BaseModel, ConfigDict, Field
 
-from agents.healing.diagnosis import Bounds, Cause, ServiceEvidence, by_exclusion, by_rules, by_scores, symptoms
+from agents.healing.diagnosis import (
+    Bounds,
+    Cause,
+    ServiceEvidence,
+    Symptom,
+    by_exclusion,
+    by_rules,
+    by_scores,
+    symptoms,
+)
 from agents.healing.watched import Watched
 from coditect import Agent
-
-rules = Agent("doctor-rules", version="1.0.0", slots=16, tags=frozenset({"operations"}))
-scores = Agent("doctor-scores", version="1.0.0", slots=16, tags=frozenset({"operations"}))
-exclusion = Agent("doctor-exclusion", version="1.0.0", slots=16, tags=frozenset({"operations"}))
-
-_BOUNDS = Bounds()
 
 
 class DiagnoseRequest(BaseModel):
@@ -34,19 +39,17 @@ class Vote(BaseModel):
     cause: Cause
 
 
-@rules.capability("cause.rules", timeout="10s", description="Finds the cause by the order of an operator's look.")
-async def diagnose_by_rules(task: DiagnoseRequest) -> Vote:
-    """Return the first cause whose sign is there."""
-    return Vote(cause=by_rules(symptoms(task.evidence, _BOUNDS)))
+def _doctor(name: str, description: str, method: Callable[[frozenset[Symptom]], Cause]) -> Agent:
+    """Return an agent that votes for the cause that a method finds in the symptoms of a service."""
+    agent = Agent(f"doctor-{name}", version="1.0.0", slots=16, tags=frozenset({"operations"}))
+
+    @agent.capability(f"cause.{name}", timeout="10s", description=description)
+    async def diagnose(task: DiagnoseRequest) -> Vote:
+        return Vote(cause=method(symptoms(task.evidence, Bounds())))
+
+    return agent
 
 
-@scores.capability("cause.scores", timeout="10s", description="Finds the cause by the weight of what it explains.")
-async def diagnose_by_scores(task: DiagnoseRequest) -> Vote:
-    """Return the cause that explains most of the symptoms."""
-    return Vote(cause=by_scores(symptoms(task.evidence, _BOUNDS)))
-
-
-@exclusion.capability("cause.exclusion", timeout="10s", description="Finds the cause by what contradicts the others.")
-async def diagnose_by_exclusion(task: DiagnoseRequest) -> Vote:
-    """Return the cause that is left when the others are struck."""
-    return Vote(cause=by_exclusion(symptoms(task.evidence, _BOUNDS)))
+rules = _doctor("rules", "Finds the cause by the order of an operator's look.", by_rules)
+scores = _doctor("scores", "Finds the cause by the weight of what it explains.", by_scores)
+exclusion = _doctor("exclusion", "Finds the cause by what contradicts the others.", by_exclusion)

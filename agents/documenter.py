@@ -46,19 +46,20 @@ def render_module(module: griffe.Module, *, brief: bool = False) -> Iterator[str
 
 def _in_brief(module: griffe.Module) -> Iterator[str]:
     if module.docstring:
-        yield _first(module.docstring.value)
+        yield _first(module)
     lines = []
     for shown in public_objects(module):
         if shown is not module:
-            text = _first(shown.docstring.value) if shown.docstring else ""
+            text = _first(shown)
             name = shown.path.removeprefix(f"{module.path}.")
             lines.append(f"- `{name}`: {text}" if text else f"- `{name}`")
     if lines:
         yield "\n".join(lines)
 
 
-def _first(text: str) -> str:
-    return " ".join(text.strip().partition("\n\n")[0].split())
+def _first(shown: griffe.Object) -> str:
+    """Return the first paragraph of an object's docstring as one line; empty without one."""
+    return " ".join(shown.docstring.value.strip().partition("\n\n")[0].split()) if shown.docstring else ""
 
 
 def render_outline(outline: Outline) -> Iterator[str]:
@@ -116,8 +117,8 @@ def _value(shown: griffe.Attribute) -> str:
     if len(value) > _MAX_VALUE:
         value = value[: _MAX_VALUE - 1] + "…"
     line = f"- `{shown.name}{annotation}{f' = {value}' if value else ''}`".replace("\n", " ")
-    said = next(iter((shown.docstring.value if shown.docstring else "").split("\n\n")), "")
-    return f"{line}: {' '.join(said.split())}" if said else line
+    said = _first(shown)
+    return f"{line}: {said}" if said else line
 
 
 def _docstring(shown: griffe.Object) -> Iterator[str]:

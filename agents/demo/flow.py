@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ async def run_flow(
     workflow_input: Any,
     *,
     say: Callable[[str], None],
-    meanwhile: Callable[[WorkflowRun], Awaitable[None]] | None = None,
+    meanwhile: Callable[[WorkflowRun], Coroutine[Any, Any, None]] | None = None,
 ) -> Flow:
     """Run a workflow, grant its approvals, and call `meanwhile` beside it; return the workflow when both have ended.
 
@@ -57,10 +57,10 @@ async def run_flow(
     say(f"Workflow {definition.name} is accepted: {run.id}")
     async with asyncio.TaskGroup() as group:
         granting = group.create_task(_grant(run, say))
-        other = group.create_task(_beside(run, meanwhile))
+        if meanwhile is not None:
+            group.create_task(meanwhile(run))
         state = await run.wait(timeout=_ENDS_WITHIN)
         granting.cancel()
-        await other
     return Flow(definition, state, [row async for row in run.nodes()])
 
 
@@ -70,11 +70,6 @@ async def look_at(run: WorkflowRun) -> list[NodeRow]:
         return [row async for row in run.nodes()]
     except Retryable:
         return []
-
-
-async def _beside(run: WorkflowRun, meanwhile: Callable[[WorkflowRun], Awaitable[None]] | None) -> None:
-    if meanwhile is not None:
-        await meanwhile(run)
 
 
 async def _grant(run: WorkflowRun, say: Callable[[str], None]) -> None:

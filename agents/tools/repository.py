@@ -280,14 +280,13 @@ def _go_mod(folder: Path, text: str) -> Project:
     text = _cut(text)
     module = re.search(r"^module\s+(\S+)", text, re.MULTILINE)
     version = re.search(r"^go\s+(\S+)", text, re.MULTILINE)
+    mains = folder.glob("cmd/*/main.go")
     needs = re.findall(r"^(?:require[ \t]+|[ \t]+)([\w./-]+[ \t]+v\S+)(?!.*// indirect)", text, re.MULTILINE)
     return Project(
         name=module[1] if module else folder.resolve().name,
         runtime=f"Go {version[1] if version else 'of any version'}",
         dependencies=[" ".join(need.split()) for need in needs],
-        commands={
-            file.parent.name: f"go run ./{file.parent.relative_to(folder)}" for file in folder.glob("cmd/*/main.go")
-        },
+        commands={main.parent.name: f"go run ./{main.parent.relative_to(folder)}" for main in mains},
     )
 
 
@@ -373,9 +372,8 @@ def ports_of(folder: Path) -> list[str]:
 
 def targets_of(folder: Path) -> dict[str, str]:
     """Return the targets of the Makefile with what it says of each."""
-    return {
-        f"make {target['name']}": target["text"] or "" for target in _TARGET.finditer(_cut(_text(folder, "Makefile")))
-    }
+    found = _TARGET.finditer(_cut(_text(folder, "Makefile")))
+    return {f"make {target['name']}": target["text"] or "" for target in found}
 
 
 def readme_of(folder: Path) -> dict[str, str]:

@@ -171,10 +171,8 @@ def _walk(root: Path, globs: Sequence[str], *, for_users: bool = False) -> Itera
 
 def is_ours(path: Path, *, for_users: bool = False) -> bool:
     """Tell whether a path below a folder is source of its own: nothing hidden or built; for users, no tests either."""
-    left_out = _NOT_OURS | _NOT_FOR_USERS if for_users else _NOT_OURS
-    return not any(part.startswith(".") or part in _NOT_OURS for part in path.parts) and left_out.isdisjoint(
-        path.parts[:-1]
-    )
+    hidden = any(part.startswith(".") or part in _NOT_OURS for part in path.parts)
+    return not hidden and not (for_users and _NOT_FOR_USERS.intersection(path.parts[:-1]))
 
 
 def _glob(root: Path, glob: str) -> Iterator[Path]:
