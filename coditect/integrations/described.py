@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 from pydantic import GetCoreSchemaHandler
@@ -49,7 +50,7 @@ def described(schema: Any, check: Check | None = None) -> Any:
         return Any
     core: CoreSchema = core_schema.any_schema()
     if check is not None:
-        core = core_schema.no_info_after_validator_function(_checking(check), core)
+        core = core_schema.no_info_after_validator_function(partial(_checked, check), core)
 
     class Described:
         @classmethod
@@ -60,12 +61,9 @@ def described(schema: Any, check: Check | None = None) -> Any:
     return Described
 
 
-def _checking(check: Check) -> Callable[[Any], Any]:
-    def checked(value: Any) -> Any:
-        try:
-            check(value)
-        except InvalidTask as error:
-            raise PydanticCustomError("schema", "{problems}", {"problems": str(error)}) from error
-        return value
-
-    return checked
+def _checked(check: Check, value: Any) -> Any:
+    try:
+        check(value)
+    except InvalidTask as error:
+        raise PydanticCustomError("schema", "{problems}", {"problems": str(error)}) from error
+    return value

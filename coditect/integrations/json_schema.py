@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Hashable, Iterator, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import islice
 from typing import Any, cast
 
@@ -130,10 +130,14 @@ def _bounded(kind: Any) -> Any:
     keywords = {
         "pattern": _pattern,
         "patternProperties": _named,
-        "additionalProperties": _others(kind),
+        "additionalProperties": partial(_others, kind.VALIDATORS["additionalProperties"]),
         "uniqueItems": _unique,
         "enum": _enum,
-        **{keyword: _searching(kind.VALIDATORS[keyword]) for keyword in _UNEVALUATED if keyword in kind.VALIDATORS},
+        **{
+            keyword: partial(_searching, kind.VALIDATORS[keyword])
+            for keyword in _UNEVALUATED
+            if keyword in kind.VALIDATORS
+        },
     }
     bounded = cast("Any", extend)(kind, keywords)
     bounded.evolve = _evolve
@@ -172,15 +176,11 @@ def _enum(validator: Any, enum: list[Any], value: Any, schema: Any) -> Iterator[
         yield ValidationError(f"{value!r} is not one of {enum!r}")
 
 
-def _searching(check: Any) -> Any:
-    """Return a keyword's check that first pays for its searches, whose number is the square of the value's items."""
-
-    def paid(validator: Any, inner: Any, value: Any, schema: Any) -> Iterator[ValidationError]:
-        if isinstance(value, list | dict):
-            validator.format_checker.take(len(value) ** 2 // SEARCHES_PER_STEP)
-        yield from check(validator, inner, value, schema)
-
-    return paid
+def _searching(check: Any, validator: Any, inner: Any, value: Any, schema: Any) -> Iterator[ValidationError]:
+    """Check a keyword after paying for its searches, whose number is the square of the value's items."""
+    if isinstance(value, list | dict):
+        validator.format_checker.take(len(value) ** 2 // SEARCHES_PER_STEP)
+    yield from check(validator, inner, value, schema)
 
 
 def _matches(pattern: str) -> Callable[[str], bool] | None:
@@ -207,18 +207,14 @@ def _named(validator: Any, patterns: Mapping[str, Any], value: Any, schema: Any)
             yield from validator.descend(value[name], inner, path=name, schema_path=pattern)
 
 
-def _others(kind: Any) -> Any:
-    """Return a draft's check of `additionalProperties`, given only properties that no pattern of the schema names.
+def _others(check: Any, validator: Any, allowed: Any, value: Any, schema: Any) -> Iterator[ValidationError]:
+    """Check `additionalProperties` as a draft does, given only properties that no pattern of the schema names.
 
     A pattern that is left out may name any.
     """
-
-    def others(validator: Any, allowed: Any, value: Any, schema: Any) -> Iterator[ValidationError]:
-        matchers = [_matches(pattern) for pattern in schema.get("patternProperties", ())]
-        if matchers and isinstance(value, dict):
-            named = {name for name in value for matches in matchers if matches is None or matches(name)}
-            value = {name: member for name, member in value.items() if name not in named}
-            schema = {key: keyword for key, keyword in schema.items() if key != "patternProperties"}
-        yield from kind.VALIDATORS["additionalProperties"](validator, allowed, value, schema)
-
-    return others
+    matchers = [_matches(pattern) for pattern in schema.get("patternProperties", ())]
+    if matchers and isinstance(value, dict):
+        named = {name for name in value for matches in matchers if matches is None or matches(name)}
+        value = {name: member for name, member in value.items() if name not in named}
+        schema = {key: keyword for key, keyword in schema.items() if key != "patternProperties"}
+    yield from check(validator, allowed, value, schema)

@@ -13,7 +13,7 @@ import re
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -217,22 +217,18 @@ def _input_of(spec: CapabilitySpec, arguments: str) -> Any:
     return input_of(spec, value)
 
 
+@dataclass(slots=True)
 class Conversation:
     """The conversation with a language model about one task, bounded by tokens and by how often the model is called."""
 
-    def __init__(
-        self,
-        model: ChatModel,
-        budget: ChatBudget,
-        tools: Mapping[str, CapabilitySpec],
-        request: Request,
-        *,
-        most_rounds: int = MOST_ROUNDS,
-    ) -> None:
-        """Take a model, its budget and the tools that it may call, by name; `request` runs a tool's capability."""
-        self._model, self._budget, self._tools, self._request = model, budget, tools, request
-        self._most_rounds = most_rounds
-        self._called = 0
+    model: ChatModel
+    budget: ChatBudget
+    tools: Mapping[str, CapabilitySpec]
+    """The capabilities that the model may call, by their names as tools."""
+    request: Request
+    _: KW_ONLY
+    most_rounds: int = MOST_ROUNDS
+    _called: int = 0
 
     async def answer(self, instructions: str, value: Any, *, model: str | None = None, records: str = "") -> str:
         """Give the model an input, call the tools that it asks for, and return its first answer that asks for none.
@@ -248,26 +244,26 @@ class Conversation:
         messages = [ChatMessage(ChatRole.SYSTEM, instructions), ChatMessage(ChatRole.USER, text)]
         if records:
             messages.insert(1, ChatMessage(ChatRole.USER, records))
-        tools = tuple(_described(name, spec) for name, spec in self._tools.items())
-        for _ in range(self._most_rounds):
-            answer = await self._model.ask(ChatRequest(tuple(messages), tools, model=model), self._budget)
+        tools = tuple(_described(name, spec) for name, spec in self.tools.items())
+        for _ in range(self.most_rounds):
+            answer = await self.model.ask(ChatRequest(tuple(messages), tools, model=model), self.budget)
             if not answer.tool_calls:
                 return answer.text
             messages.append(ChatMessage(ChatRole.ASSISTANT, answer.text, answer.tool_calls))
             for call in answer.tool_calls:
                 messages.append(ChatMessage(ChatRole.TOOL, await self._call(call), answers=call.id))
-        raise InputError("The model did not come to an answer", rounds=self._most_rounds, fix="narrow the task")
+        raise InputError("The model did not come to an answer", rounds=self.most_rounds, fix="narrow the task")
 
     async def _call(self, call: ToolCall) -> str:
         """Call a tool, and return the text that the model reads: the tool's answer, or why it was refused or failed."""
         self._called += 1
-        spec = self._tools.get(call.name)
+        spec = self.tools.get(call.name)
         if spec is None:
-            return f"Refused: there is no tool {call.name[:100]!r}; there are {', '.join(self._tools) or 'none'}"
+            return f"Refused: there is no tool {call.name[:100]!r}; there are {', '.join(self.tools) or 'none'}"
         if self._called > MOST_CALLS:
             return f"Refused: more than {MOST_CALLS} calls; answer with what you have"
         try:
-            return dumps(await self._request(spec.name, _input_of(spec, call.arguments))).decode()[:LONGEST_RESULT]
+            return dumps(await self.request(spec.name, _input_of(spec, call.arguments))).decode()[:LONGEST_RESULT]
         except CoditectError as error:
             return f"Failed: {str(error)[:2_000]}"
 

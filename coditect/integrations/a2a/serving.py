@@ -163,12 +163,6 @@ def input_of(parts: Sequence[Part], spec: CapabilitySpec) -> Any:
         return value
 
 
-def refuse_continuation(task_id: str) -> UnsupportedOperationError:
-    """Return the error for a message that answers no approval: its task waits for none, or its text is no answer."""
-    fix = "send a message without taskId, in the same context, for a new task"
-    return UnsupportedOperationError(f"The task {task_id[:200]} takes no more messages; {fix}", data={"fix": fix})
-
-
 def no_push() -> PushNotificationNotSupportedError:
     """Return the error for a request of push notifications."""
     fix = "follow the task by SubscribeToTask or GetTask, or have a webhook of the API post the task's events"
@@ -328,7 +322,9 @@ class FleetRequests(RequestHandler):
         handle = handle_of(client, message.task_id)
         word = text_of(message.parts).strip().lower()
         if (await read_task(handle)).status.state != ASKING or word not in DECISIONS:
-            raise refuse_continuation(message.task_id)
+            fix = "send a message without taskId, in the same context, for a new task"
+            sentence = f"The task {message.task_id[:200]} takes no more messages; {fix}"
+            raise UnsupportedOperationError(sentence, data={"fix": fix})
         answer = handle.run.grant if DECISIONS[word] else handle.run.deny
         key = self._opened.environ.get("CODITECT_APPROVAL_KEY") or None
         await answer(DURABLE_NODE, by=sender.name, comment="by A2A", key=key)
