@@ -203,7 +203,26 @@ def _handler(fields: CommandFields) -> Callable[..., Any]:
     command = _Command(fields)
 
     async def run(value: Any, ctx: Context) -> Any:
-        return await command.run(value, ctx)
+        """Run the command for a task in a thread, emit its cost if it has one, return its value; if canceled, end it.
+
+        A cancel ends the command and waits for its end, before CancelledError is raised.
+        """
+        room: CommandRoom = ctx.lifespan
+        loop = asyncio.get_running_loop()
+        environment = command_environment(os.environ, fields.environment, ctx)
+        attempt = CommandRun(fields.limits.output, secrets_in(environment))
+        job = loop.run_in_executor(room.threads, command.run, value, ctx, environment, attempt)
+        try:
+            found, cost = await asyncio.shield(job)
+        except asyncio.CancelledError:
+            attempt.ask_to_end()
+            await asyncio.wait((job,))
+            if not job.cancelled() and (error := job.exception()) is not None:
+                log.info("A command was ended", extra={"task_id": ctx.task_id, "reason": str(error)[:_LONGEST_NOTE]})
+            raise
+        if cost is not None:
+            await ctx.emit(COST_EVENT, capability=ctx.capability, cost=cost)
+        return found
 
     run.__qualname__ = f"the command {Path(fields.command[0]).name}"
     return declaring(run, fields.input_schema, fields.output_schema, check_of(fields.input_schema))
@@ -217,29 +236,7 @@ class _Command:
         self._arguments = tuple(InputTemplate(text) for text in fields.command)
         self._revision = InputTemplate(fields.workspace.revision)
 
-    async def run(self, value: Any, ctx: Context) -> Any:
-        """Run the command for a task in a thread, emit its cost if it has one, return its value; if canceled, end it.
-
-        A cancel ends the command and waits for its end, before CancelledError is raised.
-        """
-        room: CommandRoom = ctx.lifespan
-        loop = asyncio.get_running_loop()
-        environment = command_environment(os.environ, self._fields.environment, ctx)
-        attempt = CommandRun(most_bytes=self._fields.limits.output, secrets=secrets_in(environment))
-        job = loop.run_in_executor(room.threads, self._run, value, ctx, environment, attempt)
-        try:
-            found, cost = await asyncio.shield(job)
-        except asyncio.CancelledError:
-            attempt.ask_to_end()
-            await asyncio.wait((job,))
-            if not job.cancelled() and (error := job.exception()) is not None:
-                log.info("A command was ended", extra={"task_id": ctx.task_id, "reason": str(error)[:_LONGEST_NOTE]})
-            raise
-        if cost is not None:
-            await ctx.emit(COST_EVENT, capability=ctx.capability, cost=cost)
-        return found
-
-    def _run(
+    def run(
         self, value: Any, ctx: Context, environment: Mapping[str, str], attempt: CommandRun
     ) -> tuple[Any, float | None]:
         """Make the workspace, run the command in it, judge its end, and remove the workspace; blocks its thread."""

@@ -304,14 +304,14 @@ class CommandEnd:
     """The error number of a command that could not be started."""
 
 
+@dataclass(eq=False, slots=True)
 class CommandRun:
     """A run of one command: `run` blocks its thread until the command ends, any thread may call `ask_to_end`."""
 
-    def __init__(self, *, most_bytes: int, secrets: tuple[str, ...]) -> None:
-        self.secrets = secrets
-        self.most_bytes = most_bytes
-        self._started: StartedCommand | None = None
-        self._unwanted = False
+    most_bytes: int
+    secrets: tuple[str, ...]
+    _started: StartedCommand | None = None
+    _unwanted: bool = False
 
     def ask_to_end(self) -> None:
         """Ask the command to end: SIGTERM, then SIGKILL; asked before its start, kill it as it starts. Idempotent."""
