@@ -2,8 +2,8 @@
 
 `TestFleet` runs the real runtime, client and control plane over the in-memory twins of broker and registry.
 
-``fleet``         the `TestFleet`: its processes, faults to inject, views of its state, and errors of background work
-``process``       the simulated processes, and the actions on them: start, kill, pause, restart, drain
+``fleet``         the `TestFleet`: actions on its processes, faults to inject, views, and errors of background work
+``process``       the simulated processes: agents, control planes, and the processes of their suspects
 ``virtual_time``  the loop's virtual time, the order of the processes' callbacks by the seed, and a seeded clock
 ``servers``       a plugin of pytest: a real RabbitMQ and Redis for a run, as private processes or in containers
 ``containers``    those in containers, by testcontainers

@@ -9,6 +9,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, co
 from datetime import UTC, datetime
 from functools import cache, partial
 from importlib.metadata import EntryPoints, entry_points
+from itertools import count
 from random import Random
 from types import TracebackType
 from typing import Any, Self
@@ -25,15 +26,17 @@ from coditect.broker.topology import base_topology, event_queue
 from coditect.client.client import Client
 from coditect.client.handle import Handle
 from coditect.client.workflow_run import WorkflowRun
-from coditect.errors import CoditectError, InvalidTask, SetupError
+from coditect.errors import CoditectError, InvalidTask, NotFound, SetupError
+from coditect.model.capability import nearest_names
 from coditect.model.duration import Duration, seconds
+from coditect.model.ids import AgentId
 from coditect.model.message import Event
 from coditect.operations.dead_letters import DeadLetters, Selection
 from coditect.operations.letter import DeadLetter
 from coditect.registry.memory import MemoryRegistry
 from coditect.registry.port import Registry
 from coditect.settings.settings import Settings
-from coditect.testing.process import InProcess, State, VirtualProcess, VirtualProcesses
+from coditect.testing.process import InProcess, Program, State, VirtualProcess
 from coditect.testing.virtual_time import Actor, Jobs, Schedule, SeededClock, VirtualClock, virtual_loop
 from coditect.wire import routing
 from coditect.wire.events import read_event
@@ -108,6 +111,10 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 CONTROL_PLANES = "coditect.control_plane"
 """The group of entry points under which a control plane registers itself."""
 _MOST_LETTERS = 10_000
+SILENCE_SECONDS = 10.0
+"""The time without a sign of life, two connection heartbeats of 5 s, after which the broker gives a connection up."""
+_END_SECONDS = 5.0
+_END_ROUNDS = 3
 
 
 @cache
@@ -165,7 +172,8 @@ class TestFleet:
         self._stuck_after_seconds = seconds(stuck_after)
         self._patience_seconds = seconds(patience)
         self._outside = (Actor("broker"), Actor("observer"))
-        self._started: VirtualProcesses | None = None
+        self._processes: list[VirtualProcess] = []
+        self._numbers: dict[str, count[int]] = {}
         self._events: list[Event] = []
         self._stack = AsyncExitStack()
         self._test: asyncio.Task[Any] | None = None
@@ -204,10 +212,9 @@ class TestFleet:
         """The in-memory broker, with faults of its own: `stop`, `start`, `block`, `lose_next_confirms`."""
         self.registry = MemoryRegistry(now=asyncio.get_running_loop().time, wall_ms=self._clock("registry").now_ms)
         """The in-memory registry, with faults of its own: `failing`, `slow_seconds`."""
-        self._started = VirtualProcesses(self.server, self._schedule)
         await asyncio.get_running_loop().create_task(self._observe(), context=observer.context())
         for name, running in planes.items():
-            await self._started.start(name, partial(self._plane, running))
+            await self._start(name, partial(self._plane, running))
         for agent in self._declared:
             await self.add(agent, replicas=self._replicas_of(agent))
         self._broker = await self._stack.enter_async_context(MemoryBroker(self.server, name="test"))
@@ -239,14 +246,31 @@ class TestFleet:
         self._virtual_clock.jobs = Jobs()  # no thread is waited for any more
         try:
             await self._stack.aclose()
-            if self._started is not None:
-                with warnings_muted():
-                    await self._started.end()
+            with warnings_muted():
+                await self._end_processes()
         finally:
             for actor in self._outside:
                 self._schedule.stop(actor)
             self._schedule.close()
             self._virtual_clock.close()
+
+    async def _end_processes(self) -> None:
+        """Kill all living processes, and then end their coroutines, which cannot reach any server any more."""
+        for process in self._processes:
+            if process.lives:
+                self._kill(process)
+        actors = [process.actor for process in self._processes]
+        for _ in range(_END_ROUNDS):
+            left = [task for actor in actors for task in actor.tasks if not task.done()]
+            if not left:
+                break
+            for task in left:
+                task.cancel()
+            for actor in actors:
+                self._schedule.go_on(actor)
+            await asyncio.wait(left, timeout=_END_SECONDS)
+        for actor in actors:
+            self._schedule.stop(actor)
 
     def _look_for_lost_errors(self) -> None:
         """Collect errors of tasks that no code awaited; asyncio itself reports these only at garbage collection."""
@@ -334,12 +358,6 @@ class TestFleet:
             self._events.append(read_event(delivery.message, now_ms))
         delivery.ack()
 
-    @property
-    def _processes(self) -> VirtualProcesses:
-        if self._started is None or self._ended:
-            raise SetupError("The fleet is not open", fix="async with TestFleet(...) as fleet:")
-        return self._started
-
     # -- time -------------------------------------------------------------------------------------------
 
     @property
@@ -376,9 +394,16 @@ class TestFleet:
 
     async def add(self, agent: Agent, *, replicas: int = 1) -> tuple[VirtualProcess, ...]:
         """Start more processes of an agent, and return them when they are ready for tasks."""
+        self._check_open()
         self._added.append(agent)
-        start = partial(self._processes.start, agent.name, partial(self._agent, agent))
-        return tuple([await start() for _ in range(replicas)])
+        return tuple([await self._start(agent.name, partial(self._agent, agent)) for _ in range(replicas)])
+
+    async def _start(self, name: str, program: Program) -> VirtualProcess:
+        id_ = AgentId(f"{name}-{next(self._numbers.setdefault(name, count(1)))}")
+        process = VirtualProcess(id_, name, MemoryBroker(self.server, name=id_), Actor(id_), program)
+        self._processes.append(process)
+        await process.start()
+        return process
 
     def kill(self, target: str) -> tuple[VirtualProcess, ...]:
         """Kill a simulated process by id, or all of an agent's by name: none of its code runs before the fleet ends.
@@ -389,7 +414,14 @@ class TestFleet:
         Raises:
             NotFound: when no process of this name or id lives.
         """
-        return self._processes.kill(target)
+        return tuple(self._kill(process) for process in self._living(target))
+
+    def _kill(self, process: VirtualProcess) -> VirtualProcess:
+        self._schedule.stop(process.actor)
+        process.state = State.KILLED
+        process.heard()
+        process.broker.vanish()
+        return process
 
     def pause(self, target: str) -> tuple[VirtualProcess, ...]:
         """Stop a process, or every process of an agent, as SIGSTOP does: a stopped process does nothing until `resume`.
@@ -397,26 +429,76 @@ class TestFleet:
         Its lease lapses after 3 s. It keeps its deliveries until the control plane evicts it then, or the broker gives
         its connection up after 10 s of silence. A thread that runs is not stopped.
         """
-        return self._processes.pause(target)
+        paused = tuple(process for process in self._living(target) if process.state is not State.PAUSED)
+        for process in paused:
+            self._schedule.stop(process.actor)
+            process.state = State.PAUSED
+            process.silence = asyncio.get_running_loop().call_later(SILENCE_SECONDS, process.broker.drop)
+        return paused
 
     def resume(self, target: str) -> tuple[VirtualProcess, ...]:
         """Let a paused process, or every process of an agent, continue, as SIGCONT does."""
-        return self._processes.resume(target)
+        resumed = tuple(process for process in self._living(target) if process.state is State.PAUSED)
+        for process in resumed:
+            process.state = State.RUNNING
+            process.heard()
+            self._schedule.go_on(process.actor)
+        return resumed
 
     async def restart(self, target: str) -> tuple[VirtualProcess, ...]:
         """Kill a process, or all of an agent's, and start each again under a fresh id unless restarted before."""
-        return await self._processes.restart(target)
+        former = self._known(target)
+        for process in former:
+            if process.lives:
+                self._kill(process)
+        latest = [process for process in former if not process.replaced]
+        started = []
+        for process in latest:
+            process.replaced = True
+            started.append(await self._start(process.name, process.program))
+        return tuple(started)
 
     async def drain(self, target: str) -> tuple[VirtualProcess, ...]:
         """Drain a process, or every process of an agent, as SIGTERM does; return when the processes have ended."""
-        return await self._processes.drain(target)
+        draining = self._living(target)
+        for process in draining:
+            process.drain.set()
+        await asyncio.wait([process.work for process in draining if process.work is not None])
+        return draining
+
+    def _living(self, target: str) -> tuple[VirtualProcess, ...]:
+        living = tuple(process for process in self._known(target) if process.lives)
+        if not living:
+            raise NotFound(
+                "No process of this name or id lives any more", given=target, fix=f"await fleet.restart({target!r})"
+            )
+        return living
+
+    def _known(self, target: str) -> tuple[VirtualProcess, ...]:
+        self._check_open()
+        known = tuple(process for process in self._processes if target in (process.id, process.name))
+        if not known:
+            names = {name for process in self._processes for name in (process.id, process.name)}
+            raise NotFound(
+                "The fleet has no process of this name or id",
+                given=target,
+                nearest=nearest_names(target, names),
+                fix="name an agent of the fleet, or one of its processes, such as fleet.agents[0].id",
+            )
+        return known
+
+    def _check_open(self) -> None:
+        if self._test is None or self._ended:
+            raise SetupError("The fleet is not open", fix="async with TestFleet(...) as fleet:")
 
     # -- other faults -----------------------------------------------------------------------------------
 
     def drop_connections(self, target: str | None = None) -> None:
         """Cut the broker connections of a process or an agent; without a target, of all processes and of the client."""
-        for process in self._processes.living(target):
-            process.broker.drop()
+        self._check_open()
+        for process in self._processes if target is None else self._living(target):
+            if process.lives:
+                process.broker.drop()
         if target is None:
             self._broker.drop()
 
@@ -435,7 +517,7 @@ class TestFleet:
     @property
     def processes(self) -> tuple[VirtualProcess, ...]:
         """All processes of the fleet that ever started, also those of the control plane and dead ones."""
-        return () if self._started is None else self._started.processes
+        return tuple(self._processes)
 
     @property
     def events(self) -> tuple[Event, ...]:
