@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from coditect.agent.context import Context
 from coditect.agent.declaration import Agent
@@ -26,31 +26,7 @@ from coditect.model.retry import Retry
 from coditect.workflow.definition import Definition
 from coditect.workflow.states import TaskState
 
-
-class PlanRun(Protocol):
-    """The port of a plan's workflow, such as a `Run` of the client."""
-
-    @property
-    def id(self) -> str:
-        """The id of the workflow that carries out the plan."""
-
-    async def result(self, *, timeout: Duration = ...) -> Any:
-        """Wait for the workflow's end and return its value.
-
-        Raises:
-            TaskError: when it ended without a value.
-            ResultTimeout: when it goes on after `timeout`.
-        """
-
-
-class PlanRuns(Protocol):
-    """The port to the workflows of a goal's plans, by the number of the plan."""
-
-    async def find(self, number: int) -> PlanRun | None:
-        """Return the workflow that was started before for the plan of this number; None if there is none."""
-
-    async def start(self, number: int, plan: Definition, goal: str) -> PlanRun:
-        """Start the workflow of a plan, or return the one that was started before under the same number."""
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,40 +37,6 @@ class GoalResult:
     workflow: str
     """The id of the workflow that completed."""
     failures: tuple[str, ...]
-
-
-async def pursue(
-    goal: str,
-    planner: Planner,
-    bounds: PlanBounds,
-    runs: PlanRuns,
-    *,
-    wait: Duration = "1h",
-    most_plans: int = MOST_PLANS,
-) -> GoalResult:
-    """Plan a goal and run the plan, and plan again if it fails, up to `most_plans` plans in all; return the result.
-
-    A plan that an earlier call started is not planned again, but awaited. A run that ends without a value leads to the
-    next plan. Every other error goes to the caller, also that the time of a plan (`wait`) is up: the workflow goes on
-    then, and a second plan would do its work twice.
-
-    Raises:
-        TaskError: of the last plan, when none completed.
-        InputError: when the planner has no plan that the bounds allow.
-        ResultTimeout: when a plan is not done after `wait`; the same call may be made again.
-    """
-    failures: tuple[str, ...] = ()
-    while True:
-        number = len(failures)
-        run = await runs.find(number)
-        if run is None:
-            run = await runs.start(number, await planner.plan(goal, bounds, failures), goal)
-        try:
-            return GoalResult(await run.result(timeout=wait), run.id, failures)
-        except TaskError as error:
-            failures = (*failures, str(error)[:1_000])
-            if len(failures) >= most_plans or error.exit_code == 3:
-                raise
 
 
 LABEL = "coditect.goal"
@@ -135,61 +77,75 @@ class ClientRuns:
         self._planned(plan, run.id)
         return run
 
+    async def result(self, run: WorkflowRun, *, timeout: Duration) -> Any:
+        """Wait for a workflow's end and return its value; see `WorkflowRun.result`."""
+        return await run.result(timeout=timeout)
 
-log = logging.getLogger(__name__)
+
+async def pursue(
+    goal: str,
+    planner: Planner,
+    bounds: PlanBounds,
+    runs: ClientRuns,
+    *,
+    wait: Duration = "1h",
+    most_plans: int = MOST_PLANS,
+) -> GoalResult:
+    """Plan a goal and run the plan, and plan again if it fails, up to `most_plans` plans in all; return the result.
+
+    A plan that an earlier call started is not planned again, but awaited. A run that ends without a value leads to the
+    next plan. Every other error goes to the caller, also that the time of a plan (`wait`) is up: the workflow goes on
+    then, and a second plan would do its work twice.
+
+    Raises:
+        TaskError: of the last plan, when none completed.
+        InputError: when the planner has no plan that the bounds allow.
+        ResultTimeout: when a plan is not done after `wait`; the same call may be made again.
+    """
+    failures: tuple[str, ...] = ()
+    while True:
+        number = len(failures)
+        run = await runs.find(number)
+        if run is None:
+            run = await runs.start(number, await planner.plan(goal, bounds, failures), goal)
+        try:
+            return GoalResult(await runs.result(run, timeout=wait), run.id, failures)
+        except TaskError as error:
+            failures = (*failures, str(error)[:1_000])
+            if len(failures) >= most_plans or error.exit_code == 3:
+                raise
+
 
 _OWNER = "workflow:"
 
 
-@dataclass(frozen=True, slots=True)
-class TaskRun:
-    """The workflow of a plan, for which the goal's task waits without a slot."""
+class TaskRuns(ClientRuns):
+    """The workflows of one goal's task, which all attempts at the task share and await without a slot."""
 
-    run: WorkflowRun
-    ctx: Context
+    def __init__(self, client: Client, ctx: Context, planned: Planned) -> None:
+        super().__init__(client, ctx.task_id, planned)
+        self._ctx = ctx
 
-    @property
-    def id(self) -> str:
-        """The id of the workflow that carries out the plan."""
-        return self.run.id
-
-    async def result(self, *, timeout: Duration = "1h") -> Any:
-        """Wait for the workflow's end and return its value; see `WorkflowRun.result`.
+    async def result(self, run: WorkflowRun, *, timeout: Duration) -> Any:
+        """Wait for a workflow's end and return its value.
 
         A workflow that has ended already needs no wait, so a goal that went back to its queue at the bound of waits
         ends with its plan, however many other goals wait.
         """
-        result = self.run.result(timeout=timeout)
+        result = run.result(timeout=timeout)
         try:
-            ended = (await self.run.state()).terminal
+            ended = (await run.state()).terminal
         except BaseException:
             result.close()
             raise
-        return await (result if ended else self.ctx.without_slot(result))
-
-
-class TaskRuns:
-    """The workflows of the plans of one goal's task, which all attempts at the task share."""
-
-    def __init__(self, client: Client, ctx: Context, planned: Planned) -> None:
-        self._client, self._ctx = client, ctx
-        self._runs = ClientRuns(client, ctx.task_id, planned)
-
-    async def find(self, number: int) -> TaskRun | None:
-        """Return the workflow that an earlier attempt started for a plan, or None."""
-        found = await self._runs.find(number)
-        return None if found is None else TaskRun(found, self._ctx)
-
-    async def start(self, number: int, plan: Definition, goal: str) -> TaskRun:
-        """Start the workflow of a plan, or return the one that an earlier attempt started."""
-        return TaskRun(await self._runs.start(number, plan, goal), self._ctx)
+        return await (result if ended else self._ctx.without_slot(result))
 
     async def cancel(self) -> None:
         """Cancel the goal's workflows if its task is over; else another attempt at the task goes on with them."""
         try:
             if await self._is_over():
                 for number in range(MOST_PLANS):
-                    if (run := await self._runs.find(number)) is not None:
+                    if (run := await self.find(number)) is not None:
                         await run.cancel(reason=f"the goal of task {self._ctx.task_id} was canceled")
         except CoditectError as error:
             facts = {"task_id": self._ctx.task_id, "reason": str(error)}
@@ -234,12 +190,8 @@ def goal_agent(
     holds a slot while it is planned, and none while its plan is done.
     """
 
-    @asynccontextmanager
-    async def opened(_: Agent) -> AsyncIterator[GoalMeans]:
-        async with means() as found:
-            yield found
-
-    agent = Agent("goals", slots=slots, lifespan=opened, description="Pursues goals that are given in one sentence.")
+    description = "Pursues goals that are given in one sentence."
+    agent = Agent("goals", slots=slots, lifespan=lambda _: means(), description=description)
 
     @agent.capability(
         GOAL,

@@ -16,7 +16,7 @@ from coditect.chat.port import BudgetSpent, ChatBroken, ChatBudget, ChatUnavaila
 from coditect.errors import CoditectError, InputError, NotFound, ResultTimeout
 from coditect.goals.plan import PlanBounds
 from coditect.goals.planners import ChatPlanner, TemplatePlanner, read_templates
-from coditect.goals.pursuit import PlanRun, pursue
+from coditect.goals.pursuit import ClientRuns, pursue
 from coditect.integrations.json_schema import SchemaCheck
 from coditect.model.capability import CapabilitySpec
 from coditect.model.duration import Duration
@@ -130,21 +130,19 @@ class Scripted:
         return bounds.accept(self.plans.pop(0))
 
 
-class Unended:
+class Unended(ClientRuns):
     """Workflows that do not end in time."""
 
     def __init__(self) -> None:
-        self.id = "w-1"
         self.started: list[Definition] = []
 
-    async def find(self, number: int) -> PlanRun | None:
+    async def find(self, number: int) -> None:
         return None
 
-    async def start(self, number: int, plan: Definition, goal: str) -> PlanRun:
+    async def start(self, number: int, plan: Definition, goal: str) -> Any:
         self.started.append(plan)
-        return self
 
-    async def result(self, *, timeout: Duration = "1h") -> Any:
+    async def result(self, run: Any, *, timeout: Duration) -> Any:
         raise ResultTimeout("Not yet")
 
 
