@@ -91,41 +91,6 @@ def _ms(duration: Duration | None) -> int | None:
     return None if duration is None else milliseconds(duration)
 
 
-class KeptOptions:
-    """The part of a durable task's handle that asks the control plane for the outcome, state and events."""
-
-    __slots__ = ("_task_id", "known", "run")
-
-    def __init__(self, run: WorkflowRun) -> None:
-        self._task_id = durable_id(run.id)
-        self.run = run
-        """The handle of the task's workflow."""
-        self.known: Outcome | None = None
-        """The last outcome of the task that the control plane gave; None before the first."""
-
-    async def outcome(self, *, timeout: Duration) -> Outcome:
-        """Wait for the end of the task and return its outcome; see `Handle.outcome`."""
-        if self.known is None or self.known.failure is not None:  # a redrive changes a failure, nothing a value
-            self.known = _outcome(self._task_id, await self.run.ending(DURABLE_NODE, timeout=timeout))
-        return self.known
-
-    async def row(self) -> NodeRow:
-        """Return the present state of the durable task: the row of its workflow's only node.
-
-        Raises:
-            NotFound: when the id is that of a workflow of several nodes.
-        """
-        rows = [row async for row in self.run.nodes()]
-        if len(rows) != 1:
-            fix = f"coditect workflow get {self.run.id}"
-            raise NotFound("This is no task but a workflow", workflow=self.run.id, nodes=len(rows), fix=fix)
-        return rows[0]
-
-    def events(self) -> AsyncIterator[Event]:
-        """Return the events of the task, its node and its workflow from now on, to the end."""
-        return self.run.told((*EVENT_PATTERNS, "task.*"), {self.run.id, self._task_id})
-
-
 def _outcome(task_id: TaskId, ending: Ending) -> Outcome:
     attempt = ending.attempt
     assert attempt is not None, "the end of a node has its attempt"
@@ -166,7 +131,10 @@ class Handle:
     _broker: Broker
     _reply: asyncio.Future[Outcome] | None = None
     _parts: PartReader | None = None
-    _kept: KeptOptions | None = None
+    _run: WorkflowRun | None = None
+    """The workflow of a durable task."""
+    _known: Outcome | None = None
+    """The last outcome of a durable task that the control plane gave."""
 
     @property
     def task_id(self) -> TaskId:
@@ -181,8 +149,8 @@ class Handle:
     @property
     def done(self) -> bool:
         """True when the outcome has arrived; for a durable task, when `outcome` or `result` has fetched it."""
-        if self._kept is not None:
-            return self._kept.known is not None
+        if self._run is not None:
+            return self._known is not None
         return self._reply is not None and self._reply.done()
 
     @property
@@ -192,22 +160,23 @@ class Handle:
         Raises:
             InputError: when the task is a direct one.
         """
-        return self._of_durable().run
+        if self._run is None:
+            fix = "submit it with durable=True, or an idempotency key"
+            raise InputError("A direct task has no record", task_id=self.task_id, fix=fix)
+        return self._run
 
     async def row(self) -> NodeRow:
-        """Return the present state of a durable task.
+        """Return the present state of a durable task: the row of its workflow's only node.
 
         Raises:
             InputError: when the task is a direct one.
             NotFound: when the id is that of a workflow of several nodes.
         """
-        return await self._of_durable().row()
-
-    def _of_durable(self) -> KeptOptions:
-        if self._kept is None:
-            fix = "submit it with durable=True, or an idempotency key"
-            raise InputError("A direct task has no record", task_id=self.task_id, fix=fix)
-        return self._kept
+        rows = [row async for row in self.run.nodes()]
+        if len(rows) != 1:
+            fix = f"coditect workflow get {self.run.id}"
+            raise NotFound("This is no task but a workflow", workflow=self.run.id, nodes=len(rows), fix=fix)
+        return rows[0]
 
     async def outcome(self, *, timeout: Duration = DEFAULT_RESULT_TIMEOUT) -> Outcome:
         """Wait for the end of the task and return its outcome, a value or a failure; may be repeated.
@@ -221,8 +190,10 @@ class Handle:
             ClaimBroken: when the large value is missing or has another content.
             TooLarge: when the large value is over the limit of the blob store.
         """
-        if self._kept is not None:
-            return await self._kept.outcome(timeout=timeout)
+        if self._run is not None:
+            if self._known is None or self._known.failure is not None:  # a redrive changes a failure, nothing a value
+                self._known = _outcome(self.task_id, await self._run.ending(DURABLE_NODE, timeout=timeout))
+            return self._known
         reply = self._expected()
         if not reply.done() and not await _done_within(reply, seconds(timeout)):
             raise ResultTimeout("No result came in time; the task goes on", task_id=self.task_id, timeout=timeout)
@@ -309,8 +280,8 @@ class Handle:
         For a durable task also the events of its node and its workflow; the last of these is never missed. Of a task
         without a result (`results=False`) the last may be, and then the events do not end: have a timeout of your own.
         """
-        if self._kept is not None:
-            async for durable_event in self._kept.events():
+        if self._run is not None:
+            async for durable_event in self._run.told((*EVENT_PATTERNS, "task.*"), {self._run.id, self.task_id}):
                 yield durable_event
             return
         now = asyncio.get_running_loop().time
@@ -329,8 +300,8 @@ class Handle:
 
         The outcome shows whether the request was in time.
         """
-        if self._kept is not None:
-            await self._kept.run.cancel(reason=reason)
+        if self._run is not None:
+            await self._run.cancel(reason=reason)
             return
         message = control_messages.cancel(self.task_id, reason=reason)
         await tell(self._broker, message, within_seconds=CANCEL_CONFIRM_SECONDS)  # if no agent is there, nothing runs

@@ -14,7 +14,7 @@ from coditect.aio.clock import Clock
 from coditect.broker.port import Broker
 from coditect.client.control_plane import ControlPlane, pages
 from coditect.client.direct import encoded
-from coditect.client.handle import Handle, KeptOptions, durable_definition, durable_id, workflow_of
+from coditect.client.handle import Handle, durable_definition, durable_id, workflow_of
 from coditect.client.listings import workflow_conditions
 from coditect.client.options import SUBMIT_SECONDS, Options, RequestKey, checked_key
 from coditect.client.workflow_run import WorkflowRun
@@ -180,7 +180,7 @@ class WorkflowLane:
 
     def _handle(self, run: WorkflowRun, capability: str, priority: Priority) -> Handle:
         task = Task(capability, priority, b"", id=durable_id(run.id))
-        return Handle(task, self._requests, self._event_stream, self._broker, _kept=KeptOptions(run))
+        return Handle(task, self._requests, self._event_stream, self._broker, _run=run)
 
 
 class Workflows:
