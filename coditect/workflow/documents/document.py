@@ -7,7 +7,7 @@ left out. This module does not import pydantic: a program that only reads what w
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, assert_never
 
 from coditect.model.capability import Priority
 from coditect.model.duration import duration_text
@@ -120,36 +120,42 @@ def to_document(definition: Definition) -> dict[str, Any]:
 
 def child_document(definition: Definition) -> dict[str, Any]:
     """Convert a sub-workflow's definition to a document of description and nodes; its name is its key in the parent."""
-    described = {"description": definition.description} if definition.description else {}
-    return described | {"nodes": {node.name: node_document(node) for node in definition.nodes}}
+    nodes = {node.name: node_document(node) for node in definition.nodes}
+    return _given({"description": definition.description or None, "nodes": nodes})
 
 
 def head_document(definition: Definition) -> dict[str, Any]:
     """Return a workflow document without its nodes: the name and, if given, description, labels and retention."""
-    document: dict[str, Any] = {"name": definition.name}
-    if definition.description:
-        document["description"] = definition.description
-    if definition.labels:
-        document["labels"] = dict(definition.labels)
-    if definition.retention_ms is not None:
-        document["retention"] = duration_text(definition.retention_ms)
-    return document
+    return _given(
+        {
+            "name": definition.name,
+            "description": definition.description or None,
+            "labels": dict(definition.labels) or None,
+            "retention": _period(definition.retention_ms),
+        }
+    )
 
 
 def node_document(node: Node) -> dict[str, Any]:
     """Convert a node to a document: an object of its fields, without the name."""
-    document: dict[str, Any] = _work_document(node.work)
-    if node.after:
-        document["after"] = [_edge_document(edge) for edge in node.after]
-    if node.join != "all":
-        document["join"] = node.join
-    if node.when is not None:
-        document["when"] = node.when
-    if node.rest is not Rest.KEEP:
-        document["rest"] = node.rest.value
-    if node.least is not None:
-        document["least"] = node.least
-    return document
+    return _given(
+        {
+            **_work_document(node.work),
+            "after": [_edge_document(edge) for edge in node.after] or None,
+            "join": None if node.join == "all" else node.join,
+            "when": node.when,
+            "rest": None if node.rest is Rest.KEEP else node.rest.value,
+            "least": node.least,
+        }
+    )
+
+
+def _given(document: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in document.items() if value is not None}
+
+
+def _period(period_ms: int | None) -> str | None:
+    return None if period_ms is None else duration_text(period_ms)
 
 
 def _edge_document(edge: After) -> Any:
@@ -159,64 +165,51 @@ def _edge_document(edge: After) -> Any:
 
 
 def _work_document(work: Work) -> dict[str, Any]:
+    document: dict[str, Any]
     match work:
         case Call():
-            return {"task": work.capability} | _call_document(work)
-        case Each():
-            over = {"over": work.over, "limit": work.limit}
-            return {"map": work.call.capability} | over | _call_document(work.call)
-        case Approval():
-            document: dict[str, Any] = {"approval": work.question}
-            if work.timeout_ms is not None:
-                document["timeout"] = duration_text(work.timeout_ms)
-            if work.on_timeout is not OnTimeout.REJECT:
-                document["on_timeout"] = work.on_timeout.value
-            if work.artifacts:
-                document["artifacts"] = dict(work.artifacts)
-            return document
-        case WaitFor() | WaitUntil() | AwaitSignal():
-            return _wait_document(work)
-        case SubWorkflow(workflow=name, input=given, retry=retry, compensate=undo):
-            retried = None if retry is None else _retry_document(retry)
-            own = {"input": given, "retry": retried, "compensate": undo}
-            return {"workflow": name} | {field: value for field, value in own.items() if value is not None}
-
-
-def _wait_document(work: WaitFor | WaitUntil | AwaitSignal) -> dict[str, Any]:
-    match work:
+            document = {"task": work.capability, **_call_document(work)}
+        case Each(call=call):
+            document = {"map": call.capability, "over": work.over, "limit": work.limit, **_call_document(call)}
+        case Approval(question=question, on_timeout=then):
+            document = {
+                "approval": question,
+                "timeout": _period(work.timeout_ms),
+                "on_timeout": None if then is OnTimeout.REJECT else then.value,
+                "artifacts": dict(work.artifacts) or None,
+            }
         case WaitFor(period_ms=period_ms):
-            return {"wait": duration_text(period_ms)}
+            document = {"wait": duration_text(period_ms)}
         case WaitUntil(instant=instant):
-            return {"wait_until": instant}
+            document = {"wait_until": instant}
         case AwaitSignal(signal=signal, timeout_ms=waits):
-            return {"await_signal": signal} | ({} if waits is None else {"timeout": duration_text(waits)})
-
-
-def _call_document(call: Call) -> dict[str, Any]:
-    document: dict[str, Any] = {}
-    if call.input is not None:
-        document["input"] = call.input
-    if call.priority is not Priority.P1:
-        document["priority"] = call.priority.value
-    for name, limit_ms in (
-        ("timeout", call.timeout_ms),
-        ("start_within", call.start_within_ms),
-        ("deadline", call.deadline_ms),
-        ("heartbeat", call.heartbeat_ms),
-    ):
-        if limit_ms is not None:
-            document[name] = duration_text(limit_ms)
-    if call.retry is not None:
-        document["retry"] = _retry_document(call.retry)
-    if call.compensate is not None:
-        document["compensate"] = call.compensate
-    if call.delay is not None:
-        document["delay"] = duration_text(call.delay) if isinstance(call.delay, int) else call.delay
-    if call.repeat is not None:
-        every = {"every": duration_text(call.repeat.every_ms)} if call.repeat.every_ms else {}
-        document["repeat"] = {"until": call.repeat.until, "most": call.repeat.most} | every
+            document = {"await_signal": signal, "timeout": _period(waits)}
+        case SubWorkflow(workflow=name, input=given, compensate=undo):
+            document = {"workflow": name, "input": given, "retry": _retry_document(work.retry), "compensate": undo}
+        case _:
+            assert_never(work)
     return document
 
 
-def _retry_document(retry: Retry) -> dict[str, Any]:
-    return {"max_attempts": retry.max_attempts, "first": retry.first, "cap": retry.cap}
+def _call_document(call: Call) -> dict[str, Any]:
+    delay, repeat = call.delay, call.repeat
+    return {
+        "input": call.input,
+        "priority": None if call.priority is Priority.P1 else call.priority.value,
+        "timeout": _period(call.timeout_ms),
+        "start_within": _period(call.start_within_ms),
+        "deadline": _period(call.deadline_ms),
+        "heartbeat": _period(call.heartbeat_ms),
+        "retry": _retry_document(call.retry),
+        "compensate": call.compensate,
+        "delay": duration_text(delay) if isinstance(delay, int) else delay,
+        "repeat": None if repeat is None else _repeat_document(repeat),
+    }
+
+
+def _retry_document(retry: Retry | None) -> dict[str, Any] | None:
+    return None if retry is None else {"max_attempts": retry.max_attempts, "first": retry.first, "cap": retry.cap}
+
+
+def _repeat_document(repeat: Repeat) -> dict[str, Any]:
+    return _given({"until": repeat.until, "most": repeat.most, "every": _period(repeat.every_ms or None)})
