@@ -21,12 +21,12 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 from coditect.errors import InputError, InvalidWorkflow, Problem, missing_extra
 from coditect.workflow import fields
-from coditect.workflow.definition import Call, Definition, Each, Node, Repeat, WaitUntil
+from coditect.workflow.definition import Definition, Each, Node, Repeat, WaitUntil
 from coditect.workflow.template import FROM, Path, fill, node_expressions
 
 try:
@@ -129,7 +129,7 @@ def condition_holds(node: Node, scope: Scope, account: Account | None = None) ->
     """
     if node.when is None:
         return True
-    return holds(_Evaluation(node, scope.document(), account or Account()).find(node.when))
+    return holds(_find(node.name, scope.document(), account or Account(), node.when))
 
 
 def holds(found: Any) -> bool:
@@ -153,7 +153,7 @@ def instant_of(node: Node, scope: Scope, account: Account) -> Any:
         InvalidWorkflow: when an expression fails, as in `condition_holds`.
     """
     assert isinstance(node.work, WaitUntil)
-    return fill(node.work.instant, _Evaluation(node, scope.document(), account).find)
+    return fill(node.work.instant, partial(_find, node.name, scope.document(), account))
 
 
 def element_inputs(node: Node, scope: Scope, account: Account | None = None) -> Iterator[Any]:
@@ -164,16 +164,15 @@ def element_inputs(node: Node, scope: Scope, account: Account | None = None) -> 
             limit.
     """
     assert isinstance(node.work, Each)
-    account = account or Account()
-    over, find = node.work.over, _Evaluation(node, scope.document(), account).find
+    account, document = account or Account(), scope.document()
+    over, find = node.work.over, partial(_find, node.name, document, account)
     elements = find(over) if isinstance(over, str) else fill(over, find)
     if not isinstance(elements, list):
-        fix = _input_fix(str(over), scope.document(), "a list") or "`over` has to find a list"
-        raise _failure(node, str(over), f"a list is expected, not {_kind(elements)}", fix)
+        fix = _input_fix(str(over), document, "a list") or "`over` has to find a list"
+        raise _failure(node.name, str(over), f"a list is expected, not {_kind(elements)}", fix)
     if len(elements) > node.work.limit:
         reason = f"{len(elements)} elements are more than the limit of {node.work.limit}"
-        raise _failure(node, str(over), reason, "raise `limit`, or find fewer")
-    document = scope.document()
+        raise _failure(node.name, str(over), reason, "raise `limit`, or find fewer")
     return (_input(node, document | {"item": item, "index": index}, account) for index, item in enumerate(elements))
 
 
@@ -213,7 +212,7 @@ def repeat_ends(repeat: Repeat, result: Any, account: Account) -> bool:
     Raises:
         InvalidWorkflow: when the expression fails or takes too many steps.
     """
-    return holds(_Evaluation(Node("repeat", Call("repeat")), {"result": result}, account).find(repeat.until))
+    return holds(_find("repeat", {"result": result}, account, repeat.until))
 
 
 def check_roots(text: str, roots: Set[str]) -> None:
@@ -234,7 +233,7 @@ def evaluate(text: str, document: Mapping[str, Any], account: Account) -> Any:
     Raises:
         InvalidWorkflow: when the expression fails or takes too many steps.
     """
-    return _Evaluation(Node("expression", Call("expression")), document, account).find(text)
+    return _find("expression", document, account, text)
 
 
 @lru_cache(maxsize=4096)
@@ -270,35 +269,28 @@ def _refuse_old_literals(text: str) -> None:
                 raise InputError("This is no JMESPath expression", expression=text, reason=reason) from error
 
 
-class _Evaluation:
-    """The evaluation of one node's expressions over one scope document."""
-
-    def __init__(self, node: Node, document: Mapping[str, Any], account: Account) -> None:
-        self._node = node
-        self._document = document
-        self._interpreter = _CountingInterpreter(account)
-
-    def find(self, text: str) -> Any:
-        """Evaluate an expression and return the result; None where nothing is found."""
-        try:
-            return self._interpreter.weighed(self._interpreter.visit(parse(text), self._document))
-        except InputError as error:
-            raise _failure(self._node, text, _reason(error), "correct the expression") from error
-        except _REFUSALS as error:
-            fix = _input_fix(text, self._document) or "the values are not what it is written for"
-            raise _failure(self._node, text, str(error), fix) from error
+def _find(node: str, document: Mapping[str, Any], account: Account, text: str) -> Any:
+    """Evaluate an expression of a node over a document, and return the result; None where nothing is found."""
+    interpreter = _CountingInterpreter(account)
+    try:
+        return interpreter.weighed(interpreter.visit(parse(text), document))
+    except InputError as error:
+        raise _failure(node, text, _reason(error), "correct the expression") from error
+    except _REFUSALS as error:
+        fix = _input_fix(text, document) or "the values are not what it is written for"
+        raise _failure(node, text, str(error), fix) from error
 
 
 def _input(node: Node, document: Mapping[str, Any], account: Account) -> Any:
     if node.input is None:
         return {}
-    return fill(node.input, lambda text: _Evaluation(node, document, account).find(text))
+    return fill(node.input, partial(_find, node.name, document, account))
 
 
-def _failure(node: Node, text: str, reason: str, fix: str) -> InvalidWorkflow:
+def _failure(node: str, text: str, reason: str, fix: str) -> InvalidWorkflow:
     short_reason = " ".join(reason.split())[:200]
     return InvalidWorkflow(
-        "An expression could not be evaluated", node=node.name, expression=text, reason=short_reason, fix=fix
+        "An expression could not be evaluated", node=node, expression=text, reason=short_reason, fix=fix
     )
 
 
