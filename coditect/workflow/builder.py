@@ -34,8 +34,8 @@ from coditect.workflow.definition import (
     WaitFor,
     WaitUntil,
     Work,
+    check_name,
     check_node_name,
-    check_workflow_name,
 )
 from coditect.workflow.graph import check_definition
 
@@ -106,7 +106,7 @@ class Workflow:
         retention: Duration | None = None,
     ) -> None:
         """Begin to define a workflow; its runs get the `labels`, and are kept for the `retention` after their end."""
-        self._name = check_workflow_name(name)
+        self._name = check_name("workflow", name)
         self._description = fields.text(description)
         self._labels = fields.labels(labels or {})
         self._retention_ms = _given(fields.duration_ms, retention)
@@ -191,7 +191,7 @@ class Workflow:
         A name stands for this workflow itself, or for a child that was given before.
         """
         used: list[From] = []
-        name = check_workflow_name(child) if isinstance(child, str) else self._take_in(child)
+        name = check_name("workflow", child) if isinstance(child, str) else self._take_in(child)
         template = None if input is None else fields.template(input, used.append)
         work = SubWorkflow(name, template, _given(fields.retry, retry), _given(fields.capability, compensate))
         return self._add(work, name, _placed(placing), used)

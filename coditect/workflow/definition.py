@@ -297,31 +297,13 @@ def defined_name(name: str) -> str:
     return name.partition("[")[0].partition(".")[0]
 
 
-def check_workflow_name(name: str) -> str:
-    """Check that a text is a workflow name, and return the name.
+def check_name(noun: str, name: str) -> str:
+    """Check that a text is a name of the noun (workflow, signal or checkpoint), and return the name.
 
     Raises:
         InputError: when the text is no such name.
     """
-    return _checked(name, _WORKFLOW_NAME, "A workflow's name is letters, digits, dots, hyphens and _")
-
-
-def check_signal_name(name: str) -> str:
-    """Check that a text is a signal's name, and return the name.
-
-    Raises:
-        InputError: when the text is no such name.
-    """
-    return _checked(name, _WORKFLOW_NAME, "A signal's name is letters, digits, dots, hyphens and _")
-
-
-def check_checkpoint_name(name: str) -> str:
-    """Check that a text is the name of a checkpoint, and return the name.
-
-    Raises:
-        InputError: when the text is no such name.
-    """
-    return _checked(name, _WORKFLOW_NAME, "A checkpoint's name is letters, digits, dots, hyphens and _")
+    return _checked(name, _WORKFLOW_NAME, f"A {noun}'s name is letters, digits, dots, hyphens and _")
 
 
 def _checked(name: str, pattern: re.Pattern[str], sentence: str) -> str:

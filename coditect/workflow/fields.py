@@ -28,9 +28,8 @@ from coditect.workflow.definition import (
     From,
     Join,
     Repeat,
-    check_checkpoint_name,
+    check_name,
     check_node_name,
-    check_signal_name,
 )
 from coditect.workflow.template import FROM, LITERAL, Literal, check_template
 
@@ -147,12 +146,12 @@ def artifacts(value: object) -> dict[str, str]:
 
 def signal(value: object) -> str:
     """Check a signal's name, and return the name."""
-    return check_signal_name(text(value))
+    return check_name("signal", text(value))
 
 
 def checkpoint(value: object) -> str:
     """Check the name that a client or an agent gives to a checkpoint, and return the name."""
-    return check_checkpoint_name(text(value))
+    return check_name("checkpoint", text(value))
 
 
 def heartbeat_ms(value: object) -> int:

@@ -15,7 +15,7 @@ from pydantic_core import PydanticCustomError
 from coditect.errors import InputError
 from coditect.model.capability import Priority
 from coditect.workflow import fields
-from coditect.workflow.definition import Join, OnFailure, OnTimeout, Rest, check_node_name, check_workflow_name
+from coditect.workflow.definition import Join, OnFailure, OnTimeout, Rest, check_name, check_node_name
 
 REFUSED = "refused"
 """The error type by which a pydantic validation reports the InputError of a check, kept in its context."""
@@ -66,7 +66,7 @@ _Rest: TypeAlias = Annotated[Rest, _by(fields.one_of(Rest), Rest)]
 _Least: TypeAlias = Annotated[int | None, _by(fields.least, int)]
 _OnTimeout: TypeAlias = Annotated[OnTimeout, _by(fields.one_of(OnTimeout), OnTimeout)]
 _NodeName: TypeAlias = Annotated[str, _by(check_node_name)]
-_WorkflowName: TypeAlias = Annotated[str, _by(lambda name: check_workflow_name(fields.text(name)))]
+_WorkflowName: TypeAlias = Annotated[str, _by(lambda name: check_name("workflow", fields.text(name)))]
 
 
 class _Fields(BaseModel):

@@ -18,7 +18,7 @@ from coditect.model.ids import is_uuid
 from coditect.wire.headers import WORKFLOW_ID, WORKFLOW_NAME, with_members
 from coditect.wire.json import dumps
 from coditect.workflow import fields
-from coditect.workflow.definition import MAX_WORKFLOW_NODES, Definition, Node, OnFailure, check_workflow_name
+from coditect.workflow.definition import MAX_WORKFLOW_NODES, Definition, Node, OnFailure, check_name
 from coditect.workflow.documents.document import known_node, node_document
 from coditect.workflow.expressions import check_expressions
 from coditect.workflow.graph import edge_problems
@@ -204,7 +204,7 @@ def read_head(unit: UnitOfWork, body: Mapping[str, Any]) -> WorkflowRecord:
     Raises:
         InputError: when a field is wrong or there are too many nodes.
     """
-    name, count = check_workflow_name(text(body, "name")), number(body, "count", 1)
+    name, count = check_name("workflow", text(body, "name")), number(body, "count", 1)
     if count > MAX_WORKFLOW_NODES:
         raise InvalidWorkflow("A workflow has too many nodes", count=count, most=MAX_WORKFLOW_NODES)
     description = fields.text(body.get("description") or "")
