@@ -37,8 +37,8 @@ from coditect.errors import (
 )
 from coditect.messaging.rpc import Requests
 from coditect.model.capability import Priority
-from coditect.model.limits import KEY_LOCKS, BreakerScope, CallVerdict, Rate, refusal_in
-from coditect.model.result import Status
+from coditect.model.limits import KEY_LOCKS, BreakerScope, CallVerdict, Rate
+from coditect.model.result import Status, first_in
 from coditect.model.task import Task
 from coditect.registry.port import Registry
 from coditect.resilience.breakers import Breakers, CircuitBreaker
@@ -536,7 +536,7 @@ class AgentBreakers:
         Raises:
             HandedBack: when the attempt is not to count.
         """
-        refused = refusal_in(ended.error)
+        refused = first_in(ended.error, BreakerOpen)
         if refused is not None:
             self._depends(capability, self.get(str(refused.facts["breaker"])))
             raise HandedBack

@@ -34,12 +34,12 @@ from coditect.aio.launch import begin_program, die_with
 from coditect.aio.loop import Runner, new_runner, run_loop
 from coditect.aio.threads import LoopThread
 from coditect.collaboration.locks import BlockingLock, Lock
-from coditect.errors import InvalidTask, SetupError
+from coditect.errors import BreakerOpen, InvalidTask, SetupError
 from coditect.model.capability import Priority
 from coditect.model.ids import AgentId, TaskId
-from coditect.model.limits import Breaker, breaker_of, refusal_in
+from coditect.model.limits import Breaker, breaker_of
 from coditect.model.message import Message
-from coditect.model.result import Failure, ask_error, original_error
+from coditect.model.result import Failure, ask_error, first_in, original_error
 from coditect.model.retry import RetryAfter
 from coditect.model.task import Task
 from coditect.resilience.retries import RetryBudgets
@@ -310,7 +310,7 @@ def _answer(capability: Capability, frame: Frame, link: _Link, home: _Home) -> F
 
 
 def _failure(capability: Capability, error: BaseException, *, invalid_input: bool) -> Frame:
-    refusal, failure = refusal_in(error), Failure.from_error(error, "", caller=__file__)
+    refusal, failure = first_in(error, BreakerOpen), Failure.from_error(error, "", caller=__file__)
     facts = {
         "type": failure.type,
         "message": failure.message,

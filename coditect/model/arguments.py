@@ -116,6 +116,15 @@ def text(parameter: str, value: object, *, shortest: int = 0, longest: int = 255
     return value
 
 
+def exceptions(parameter: str, value: Any) -> tuple[type[BaseException], ...]:
+    """Return an argument of exception classes, a tuple or one class, as a tuple."""
+    kinds = value if isinstance(value, tuple) else (value,)
+    for kind in kinds:
+        if not isinstance(kind, type) or not issubclass(kind, BaseException):
+            refuse(parameter, "This is no exception", kind, "such as (OSError, TimeoutError)")
+    return kinds
+
+
 def texts(parameter: str, value: Any) -> frozenset[str]:
     """Return the argument as a set of texts; a single text becomes a set of one."""
     if isinstance(value, str):

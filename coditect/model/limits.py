@@ -13,7 +13,6 @@ from typing import Any, Self
 from coditect.errors import BreakerOpen, InvalidTask
 from coditect.model import arguments
 from coditect.model.duration import Duration, seconds
-from coditect.model.result import first_in
 
 MOST_PER_UNIT = 1_000_000
 LONGEST_HOLD_SECONDS = 1.0
@@ -223,8 +222,8 @@ class Breaker:
         for name, span in (("window", self.window), ("slow", self.slow), ("reset", self.reset)):
             if span is not None and not 0 < seconds(arguments.span(name, span)) <= LONGEST_RESET_SECONDS:
                 arguments.refuse(name, "This span of a breaker is above 0 and at most 24h", span, "such as 30s")
-        object.__setattr__(self, "on", _kinds("on", self.on))
-        object.__setattr__(self, "ignore", _kinds("ignore", self.ignore))
+        for name in ("on", "ignore"):
+            object.__setattr__(self, name, arguments.exceptions(name, getattr(self, name)))
         object.__setattr__(self, "scope", arguments.choice("scope", self.scope, BreakerScope))
 
     @property
@@ -244,19 +243,6 @@ class Breaker:
         if error is not None and not issubclass(kind, (*self.on, Exception)):
             return CallVerdict.NEUTRAL
         return CallVerdict.SUCCESS
-
-
-def refusal_in(error: BaseException | None) -> BreakerOpen | None:
-    """Return the BreakerOpen error that ended an attempt, alone or in an exception group; None if there is none."""
-    return first_in(error, BreakerOpen)
-
-
-def _kinds(parameter: str, exceptions: Any) -> tuple[type[BaseException], ...]:
-    kinds = exceptions if isinstance(exceptions, tuple) else (exceptions,)
-    for kind in kinds:
-        if not isinstance(kind, type) or not issubclass(kind, BaseException):
-            arguments.refuse(parameter, "This is no exception", kind, "such as (OSError, TimeoutError)")
-    return kinds
 
 
 def breaker_of(breaker: Breaker | str) -> Breaker:

@@ -43,11 +43,7 @@ class Retry:
         arguments.span("first", self.first)  # what is no duration shows here, not when the first attempt failed
         if seconds(arguments.span("cap", self.cap)) > RETRY_DELAYS_MS[-1] / 1000:
             arguments.refuse("cap", "A retry's cap is at most 1h", self.cap, "1h or less")
-        kinds = self.on if isinstance(self.on, tuple) else (self.on,)
-        for kind in kinds:
-            if not isinstance(kind, type) or not issubclass(kind, BaseException):
-                arguments.refuse("on", "This is no exception", kind, "such as (OSError, TimeoutError)")
-        object.__setattr__(self, "on", kinds)
+        object.__setattr__(self, "on", arguments.exceptions("on", self.on))
 
     def ceiling_seconds(self, attempt: int) -> float:
         """Return the longest delay, in seconds, after the given attempt (1 is the first)."""
