@@ -291,7 +291,7 @@ class TaskHandoffs:
         named = arguments.text("to", to, shortest=1, longest=200)
         why = arguments.text("reason", reason, longest=MAX_REASON_BYTES)
         passed, limit = loads(encode_any(context)), seconds(arguments.span("timeout", timeout))
-        return HandoffRow.of(await self.services.hand_off(named, reason=why, context=passed, timeout_seconds=limit))
+        return HandoffRow.read(await self.services.hand_off(named, reason=why, context=passed, timeout_seconds=limit))
 
     async def handoff(self) -> HandoffRow | None:
         """Return the handoff by which the task came to this agent, with its reason and context; None without one.
@@ -300,7 +300,7 @@ class TaskHandoffs:
             ControlPlaneRequired: when no dispatcher answers.
         """
         found = await self.services.received_handoff()
-        return None if found["handoff"] is None else HandoffRow.of(found)
+        return None if found["handoff"] is None else HandoffRow.read(found)
 
 
 DEFAULT_REQUEST_TIMEOUT: Duration = "5m"

@@ -327,7 +327,7 @@ class Handoffs:
         """
         wanted = {"task": task, "workflow": workflow, "agent": agent, "open": open_only}
         async for row in pages(self._control, Verb.HANDOFF_LIST, "handoffs", wanted, limit=limit):
-            yield HandoffRow.of(row)
+            yield HandoffRow.read(row)
 
     async def get(self, handoff: str) -> HandoffRow:
         """Return a handoff, with the context that the task's owner passes on.
@@ -337,7 +337,7 @@ class Handoffs:
             ControlPlaneRequired: when no dispatcher answers.
         """
         named = arguments.text("handoff", handoff, shortest=1)
-        return HandoffRow.of(await self._control.ask(Verb.HANDOFF_SHOW, {"handoff": named}))
+        return HandoffRow.read(await self._control.ask(Verb.HANDOFF_SHOW, {"handoff": named}))
 
     async def request(
         self,
@@ -380,7 +380,7 @@ class Handoffs:
             "timeout_ms": max(1, round(1000 * seconds(arguments.span("timeout", timeout)))),
             "ticket": ticket or self._control.new_id(),
         }
-        return HandoffRow.of(await self._control.ask(Verb.HANDOFF_REQUEST, body))
+        return HandoffRow.read(await self._control.ask(Verb.HANDOFF_REQUEST, body))
 
     async def accept(self, handoff: str, *, agent: str) -> HandoffRow:
         """Take an offered task over in the name of an agent that was asked; return the handoff as it is now.
@@ -405,7 +405,7 @@ class Handoffs:
         """Answer an offer in the name of the asked agent of this id, or of the last asked one of this name."""
         asked = [offer.agent for offer in reversed((await self.get(handoff)).asked)]
         named = agent if agent in asked else next((asked_id for asked_id in asked if name_in(asked_id) == agent), agent)
-        return HandoffRow.of(await self._control.ask(verb, {"handoff": handoff, "agent": named} | more))
+        return HandoffRow.read(await self._control.ask(verb, {"handoff": handoff, "agent": named} | more))
 
     async def withdraw(self, handoff: str, *, by: str | None = None, reason: str = "") -> HandoffRow:
         """Withdraw an open handoff, so that the task stays with its owner; return the handoff as it is now. Idempotent.
@@ -419,4 +419,4 @@ class Handoffs:
             "by": by or self._control.name,
             "reason": arguments.text("reason", reason, longest=LONGEST_TEXT_BYTES),
         }
-        return HandoffRow.of(await self._control.ask(Verb.HANDOFF_WITHDRAW, body))
+        return HandoffRow.read(await self._control.ask(Verb.HANDOFF_WITHDRAW, body))

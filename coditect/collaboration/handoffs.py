@@ -9,7 +9,7 @@ from typing import Any
 
 from coditect.model.ids import AgentId
 from coditect.model.registration import AgentRecord, AgentStatus
-from coditect.model.row import read_row
+from coditect.model.row import Row
 from coditect.registry.port import Registry, Search
 
 
@@ -38,7 +38,7 @@ class AskedAgent:
 
 
 @dataclass(frozen=True, slots=True)
-class HandoffRow:
+class HandoffRow(Row):
     """A handoff: which agent offers which of its running tasks to whom, and how the offer ended."""
 
     handoff: str
@@ -73,15 +73,6 @@ class HandoffRow:
     def reasons(self) -> Mapping[str, str]:
         """The reasons of the asked agents that declined, by agent."""
         return {agent.agent: agent.declined for agent in self.asked if agent.declined}
-
-    @classmethod
-    def of(cls, row: object) -> HandoffRow:
-        """Parse a handoff from an answer of the control plane.
-
-        Raises:
-            InvalidTask: when the row has another form.
-        """
-        return read_row(cls, row)
 
 
 async def agents_to_ask(registry: Registry, to: str, *, owner: str) -> tuple[list[str], str]:
