@@ -19,7 +19,7 @@ from coditect.blobs import NO_BLOBS, Blobs, open_blobs
 from coditect.broker.port import Broker, tell
 from coditect.broker.topology import base_topology
 from coditect.client.approvals import Approvals
-from coditect.client.coordination import ClientLockPort, FleetBreakers, Handoffs, Locks, Threads
+from coditect.client.coordination import FleetBreakers, Handoffs, Locks, Threads
 from coditect.client.direct import Answer, DirectLane, GroupRequest, offering
 from coditect.client.handle import Handle, workflow_of
 from coditect.client.listings import Listing, ListingPage, read_page
@@ -436,8 +436,8 @@ class Client(Locking):
         return Locks(self._control, self, self._lock_port)
 
     @cached_property
-    def _lock_port(self) -> ClientLockPort:
-        return ClientLockPort(LockRequests(self._control, self._requests, self._background), self._requests.name)
+    def _lock_port(self) -> LockRequests:
+        return LockRequests(self._control, self._requests, self._background)
 
     async def _locks_released(self) -> None:
         if "_lock_port" in vars(self):

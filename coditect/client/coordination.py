@@ -12,7 +12,7 @@ from coditect.aio.supervisor import Supervisor
 from coditect.client.control_plane import ControlPlane, pages
 from coditect.codec import encode_any
 from coditect.collaboration.handoffs import HandoffRow
-from coditect.collaboration.locks import MAX_RESOURCE_BYTES, GrantedLockOptions, Locking, LockRequests, LockTerms
+from coditect.collaboration.locks import MAX_RESOURCE_BYTES, GrantedLockOptions, Locking, LockRequests
 from coditect.collaboration.threads import NewId, Thread, ThreadOptions, ThreadRequests, ThreadRow
 from coditect.errors import InputError, InvalidTask, LockLost, NotFound
 from coditect.messaging.event_stream import EventStreams
@@ -65,38 +65,13 @@ class LockGrant:
     """Milliseconds until others may have the lock, unless it is renewed."""
 
 
-class ClientLockPort:
-    """The port through which a client's locks reach the control plane."""
-
-    def __init__(self, locks: LockRequests, name: str) -> None:
-        self._locks = locks
-        self._name = name
-        self.keep_lock = locks.keep_lock
-        self.release_lock = locks.release_lock
-        self.close = locks.close
-
-    async def acquire_lock(self, resources: list[str], **terms: Unpack[LockTerms]) -> dict[str, Any]:
-        """Lock resources for the client, waiting if told to; return `ticket` (its id), `fence` and `valid_until`."""
-        wanted = self._locks.want(resources, terms, owner=self._name)
-        state = await self._locks.ask(wanted, timeout_seconds=terms["timeout_seconds"])
-        return await self._locks.wait_for(wanted, state, terms["timeout_seconds"])
-
-    async def grant(self, resources: list[str], terms: LockTerms, by: str) -> LockGrant:
-        """Lock resources for a holder that renews and releases the lock by requests of its own."""
-        wanted = self._locks.want(resources, terms, owner=by, agent=by)
-        state = await self._locks.ask(wanted, timeout_seconds=terms["timeout_seconds"])
-        state = await self._locks.wait_for(wanted, state, terms["timeout_seconds"])
-        self._locks.leave(wanted.ticket)
-        return LockGrant(wanted.ticket, resources, state["fence"], state["expires_in_ms"])
-
-
 class Locks:
     """The locks of the fleet: listed, released by force, and taken for holders without a connection of their own."""
 
-    def __init__(self, control: ControlPlane, locking: Locking, port: ClientLockPort) -> None:
+    def __init__(self, control: ControlPlane, locking: Locking, requests: LockRequests) -> None:
         self._control = control
         self._locking = locking
-        self._port = port
+        self._requests = requests
 
     async def list(self, resource: str | None = None, *, limit: int | None = None) -> AsyncIterator[LockRow]:
         """Yield who holds or awaits locks on all resources, or on one; by resource, and then in order of arrival."""
@@ -121,7 +96,11 @@ class Locks:
         """
         lock = self._locking.lock(*resources, **read_options("A lock", GrantedLockOptions, options))
         holder = self._control.name if by is None else arguments.text("by", by, shortest=1, longest=MAX_RESOURCE_BYTES)
-        return await self._port.grant(sorted(set(resources)), lock.terms(self._control.new_id()), holder)
+        terms, names = lock.terms(self._control.new_id()), sorted(set(resources))
+        wanted = self._requests.want(names, terms, owner=holder, agent=holder)
+        state = await self._requests.acquire(wanted, terms["timeout_seconds"])
+        self._requests.leave(wanted.ticket)
+        return LockGrant(wanted.ticket, names, state["fence"], state["expires_in_ms"])
 
     async def renew(self, ticket: str, *, fence: int) -> int:
         """Keep a lock of `acquire` for another full `ttl`, and return the milliseconds until it expires.

@@ -454,6 +454,16 @@ class LockRequests:
             if same_flow or not set(release.wanted["resources"]).isdisjoint(body["resources"]):
                 yield ticket
 
+    async def acquire_lock(self, resources: list[str], **terms: Unpack[LockTerms]) -> dict[str, Any]:
+        """Lock resources for this process, as `LockPort.acquire_lock` says."""
+        wanted = self.want(resources, terms, owner=self._requests.name)
+        return await self.acquire(wanted, terms["timeout_seconds"])
+
+    async def acquire(self, wanted: WantedLock, timeout_seconds: float | None) -> dict[str, Any]:
+        """Ask for a lock, wait until it is granted, and return its state."""
+        state = await self.ask(wanted, timeout_seconds=timeout_seconds)
+        return await self.wait_for(wanted, state, timeout_seconds)
+
     async def ask(self, wanted: WantedLock, *, timeout_seconds: float | None = None) -> dict[str, Any]:
         """Ask for a lock, and return its state: held, waiting, or gone if it was lost before the answer came.
 

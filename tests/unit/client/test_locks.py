@@ -289,7 +289,7 @@ async def test_renewal_of_a_lock_that_is_released_meanwhile_says_that_it_is_gone
         state = await renewal
 
         assert (state["state"], state["reason"]) == ("gone", "it was released")
-        assert ticket not in port._locks._sent
+        assert ticket not in port._sent
 
 
 async def test_lock_that_is_lost_while_its_task_waits_for_a_slot_is_not_entered() -> None:
@@ -380,7 +380,7 @@ async def test_a_lock_that_was_lost_before_the_answer_is_asked_for_under_another
 
     async with TestFleet() as fleet:
         port = fleet.client._lock_port
-        port._locks._control = cast("Any", Losing())
+        port._control = cast("Any", Losing())
         async with Lock(port, ("x",), mode="exclusive", wait=True, timeout_seconds=None, ttl_seconds=10) as lock:
             assert lock.fence == 7
 
