@@ -79,7 +79,7 @@ class WorkflowLane:
         labels: Mapping[str, str] | None = None,
     ) -> WorkflowRun:
         """Check a workflow, send it to the control plane, and return its handle; see `Workflows.start`."""
-        definition = workflow.definition() if isinstance(workflow, Workflow) else workflow
+        definition = workflow.unchecked() if isinstance(workflow, Workflow) else workflow
         if labels:
             definition = replace(definition, labels=fields.labels({**definition.labels, **fields.labels(labels)}))
         upload = await self._cut(definition, loads(value), key)

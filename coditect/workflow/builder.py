@@ -212,10 +212,14 @@ class Workflow:
         Raises:
             InvalidWorkflow: when the nodes do not form a valid graph: a cycle, an unknown name, no node at all.
         """
-        nodes, children = tuple(self._nodes.values()), tuple(self._children.values())
-        made = Definition(self._name, nodes, self._description, self._labels, self._retention_ms, children)
+        made = self.unchecked()
         check_definition(made)
         return made
+
+    def unchecked(self) -> Definition:
+        """Return the workflow built so far for a caller that checks the definition itself."""
+        nodes, children = tuple(self._nodes.values()), tuple(self._children.values())
+        return Definition(self._name, nodes, self._description, self._labels, self._retention_ms, children)
 
     def _add(self, work: Work, title: str, place: _Place, used: Sequence[object] = ()) -> Node:
         name = self._free_name(title) if place.name is None else check_node_name(place.name)
