@@ -42,9 +42,22 @@ _MOST_MS = 10 * 366 * 86_400_000
 _milliseconds = lru_cache(maxsize=1_000)(milliseconds)  # a large workflow has few durations, thousands of times
 _duration_text = lru_cache(maxsize=1_000)(duration_text)
 
+T = TypeVar("T")
 Choice = TypeVar("Choice", bound=StrEnum)
 Met: TypeAlias = Callable[[From], None]
 """A callback that receives the placeholders in a value."""
+
+
+def for_pydantic(check: Callable[[Any], T]) -> Callable[[Any], T]:
+    """Return a check whose InputError is a ValueError, which pydantic reports with the others of a document."""
+
+    def checked(value: Any) -> T:
+        try:
+            return check(value)
+        except InputError as error:
+            raise ValueError(str(error)) from error
+
+    return checked
 
 
 def text(value: object) -> str:

@@ -23,23 +23,9 @@ def _listed(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
-def _period_ms(period: object) -> object:
-    """Convert a period such as `2d` to milliseconds, and keep None; a wrong one raises ValueError, for pydantic."""
-    try:
-        return None if period is None else fields.duration_ms(period)
-    except InputError as error:
-        raise ValueError(str(error)) from error
-
-
-def _expression(expression: str | None) -> str | None:
-    """Check that a rule's expression, if any, can be parsed and reads only what rules may read, and return it."""
-    if expression is None:
-        return None
-    try:
-        check_roots(expression, ROOTS)
-    except InputError as error:
-        raise ValueError(str(error)) from error
-    return expression
+def _expression(text: str) -> str:
+    check_roots(text, ROOTS)
+    return text
 
 
 Name = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._ -]*$")]
@@ -53,45 +39,37 @@ class _PolicyPart(BaseModel):
 
 
 class RuleFields(_PolicyPart):
-    """The fields of a rule; all conditions that are given must hold."""
+    """The fields of a rule, as `ApprovalRule` describes them."""
 
-    name: Name = Field(description="The rule's name, which decisions tell; each rule has its own.")
-    action: Ruling = Field(description="What happens: approve, ask, or refuse.")
-    risk: Risk = Field(description="How much harm it may do: low, medium, or high.")
-    of: Subject | None = Field(None, description="Only tasks, or only approvals; else both.")
-    capability: Annotated[list[Pattern], BeforeValidator(_listed)] = Field(
-        default_factory=list, description="Patterns such as `deploy.*`, one of which must fit; else any."
-    )
-    tags: Annotated[list[str], BeforeValidator(_listed)] = Field(
-        default_factory=list, description="Tags that the capability or its agents must have, all of them."
-    )
-    cost_above: float | None = Field(None, ge=0, description="The cost estimate that the capability must exceed.")
-    workflow: Pattern = Field("*", description="The pattern of the workflow's name.")
-    node: Pattern = Field("*", description="The pattern of the node's name.")
-    when: Annotated[str | None, BeforeValidator(_expression)] = Field(
-        None, description="A JMESPath expression that must hold; reads `input`, and for approvals `results`, `states`."
-    )
-    timeout: Annotated[int | None, BeforeValidator(_period_ms)] = Field(
-        None, description="How long a task waits for an answer, such as `2d`; else for ever."
-    )
-    on_timeout: OnTimeout = Field(OnTimeout.REJECT, description="The answer for a task after that: reject, or grant.")
-    learn: bool = Field(False, description="Whether good outcomes may approve what this rule asks about.")
+    name: Name
+    action: Ruling
+    risk: Risk
+    of: Subject | None = None
+    capability: Annotated[list[Pattern], BeforeValidator(_listed)] = []
+    tags: Annotated[list[str], BeforeValidator(_listed)] = []
+    cost_above: float | None = Field(None, ge=0)
+    workflow: Pattern = "*"
+    node: Pattern = "*"
+    when: Annotated[str, BeforeValidator(fields.for_pydantic(_expression))] | None = None
+    timeout: Annotated[int, BeforeValidator(fields.for_pydantic(fields.duration_ms))] | None = None
+    on_timeout: OnTimeout = OnTimeout.REJECT
+    learn: bool = False
 
 
 class DefaultFields(_PolicyPart):
     """The decisions about tasks and approvals that no rule matches."""
 
-    task: Ruling = Field(Ruling.APPROVE, description="A task that no rule matches.")
-    approval: Ruling = Field(Ruling.ASK, description="An approval node that no rule matches.")
+    task: Ruling = Ruling.APPROVE
+    approval: Ruling = Ruling.ASK
 
 
 class LearningFields(_PolicyPart):
-    """The bounds of learned approval; without this object nothing is learned."""
+    """The bounds of learned approval, as `Learning` describes them."""
 
-    threshold: float = Field(0.9, ge=0.5, le=0.999, description="The lower confidence bound of success to reach.")
-    window: int = Field(50, ge=10, le=200, description="How many recent outcomes of an action count.")
-    recovery: int = Field(10, ge=1, le=200, description="How many good outcomes in a row must follow a bad one.")
-    ceiling: Risk = Field(Risk.MEDIUM, description="The highest risk that may be approved so: low or medium.")
+    threshold: float = Field(0.9, ge=0.5, le=0.999)
+    window: int = Field(50, ge=10, le=200)
+    recovery: int = Field(10, ge=1, le=200)
+    ceiling: Risk = Risk.MEDIUM
 
     @model_validator(mode="after")
     def _check(self) -> LearningFields:
@@ -105,9 +83,9 @@ class LearningFields(_PolicyPart):
 class PolicyFields(_PolicyPart):
     """The fields of a whole policy: the rules in order, of which the first that matches decides."""
 
-    rules: list[RuleFields] = Field(max_length=MOST_RULES, description="The rules, the first match wins.")
-    default: DefaultFields = Field(default_factory=DefaultFields, description="What happens where no rule matches.")
-    learning: LearningFields | None = Field(None, description="The bounds of learned approval; else none.")
+    rules: list[RuleFields] = Field(max_length=MOST_RULES)
+    default: DefaultFields = DefaultFields()
+    learning: LearningFields | None = None
 
     @model_validator(mode="after")
     def _check(self) -> PolicyFields:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from fnmatch import fnmatchcase
+from functools import cache
 from math import sqrt
 from typing import Any
 
@@ -176,10 +177,10 @@ class ApprovalPolicy:
         steps.
         """
         unknown: list[str] = []
-        seen = _SeenCase(case, self.facts, account)
+        document = cache(case.document)
         for rule in self.rules:
             unknown.clear()
-            if rule.of not in (None, case.subject) or not _matches(rule, seen, unknown):
+            if not self._matches(rule, case, unknown) or not _expression_holds(rule, document, account, unknown):
                 continue
             if unknown and rule.action is Ruling.APPROVE:
                 continue
@@ -187,58 +188,31 @@ class ApprovalPolicy:
             return Judgement(rule.action, rule.risk, rule.name, "; ".join([why, *unknown]), rule)
         return Judgement(self.default(case.subject), Risk.MEDIUM, DEFAULT, "no rule matches")
 
-
-class _SeenCase:
-    """The task or approval under judgement, with its capability's tags and cost, and the values that rules may read.
-
-    The values that expressions read are built at most once.
-    """
-
-    def __init__(self, case: ApprovalCase, facts: Callable[[str], CapabilityFacts | None], account: Account) -> None:
-        self.case, self.account = case, account
-        self._facts = facts
-        self._document: tuple[Mapping[str, Any] | None] | None = None
-
-    def facts(self) -> CapabilityFacts | None:
-        return self._facts(self.case.capability)
-
-    def document(self) -> Mapping[str, Any] | None:
-        if self._document is None:
-            self._document = (self.case.document(),)
-        return self._document[0]
+    def _matches(self, rule: ApprovalRule, case: ApprovalCase, unknown: list[str]) -> bool:
+        """Tell whether all conditions but the expression hold or cannot be checked; add to `unknown` what cannot."""
+        named = rule.of in (None, case.subject) and _fits(rule.capability, case.capability)
+        if not (named and fnmatchcase(case.workflow, rule.workflow) and fnmatchcase(case.node, rule.node)):
+            return False
+        if not rule.tags and rule.cost_above is None:
+            return True
+        facts = self.facts(case.capability)
+        if facts is None:
+            unknown.append("no agent has registered the capability, so its tags and cost are unknown")
+            return True
+        return rule.tags <= facts.tags and (rule.cost_above is None or facts.cost > rule.cost_above)
 
 
-def _matches(rule: ApprovalRule, seen: _SeenCase, unknown: list[str]) -> bool:
-    """Tell whether all conditions but `of` hold or cannot be checked; add to `unknown` why one cannot be checked."""
-    case = seen.case
-    named = _fits(rule.capability, case.capability) and fnmatchcase(case.workflow, rule.workflow)
-    return (
-        named
-        and fnmatchcase(case.node, rule.node)
-        and _registered(rule, seen, unknown)
-        and _expression_holds(rule, seen, unknown)
-    )
-
-
-def _registered(rule: ApprovalRule, seen: _SeenCase, unknown: list[str]) -> bool:
-    if not rule.tags and rule.cost_above is None:
-        return True
-    facts = seen.facts()
-    if facts is None:
-        unknown.append("no agent has registered the capability, so its tags and cost are unknown")
-        return True
-    return rule.tags <= facts.tags and (rule.cost_above is None or facts.cost > rule.cost_above)
-
-
-def _expression_holds(rule: ApprovalRule, seen: _SeenCase, unknown: list[str]) -> bool:
+def _expression_holds(
+    rule: ApprovalRule, document: Callable[[], Mapping[str, Any] | None], account: Account, unknown: list[str]
+) -> bool:
     if rule.when is None:
         return True
-    document = seen.document()
-    if document is None:
+    found = document()
+    if found is None:
         unknown.append("the expression cannot read the input, which is a large value or damaged")
         return True
     try:
-        return holds(evaluate(rule.when, document, seen.account))
+        return holds(evaluate(rule.when, found, account))
     except InputError as error:
         unknown.append(f"the expression failed: {error.facts.get('reason', error.sentence)}")
         return True

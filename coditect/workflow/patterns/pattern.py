@@ -56,22 +56,12 @@ class _PatternPart(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-def _capability(value: object) -> str:
-    try:
-        return fields.capability(value)
-    except InputError as error:
-        raise ValueError(str(error)) from error
-
-
 def _expression(text: str) -> str:
-    try:
-        parse(text)
-    except InputError as error:
-        raise ValueError(str(error)) from error
+    parse(text)
     return text
 
 
-_Capability = Annotated[str, BeforeValidator(_capability)]
+_Capability = Annotated[str, BeforeValidator(fields.for_pydantic(fields.capability))]
 _Word = Annotated[str, Field(max_length=60, pattern=r"^[a-z][a-z0-9_]*$")]
 
 
@@ -90,7 +80,7 @@ _READERS: Mapping[ParameterType, TypeAdapter[Any]] = {
     ParameterType.COUNT: TypeAdapter(Annotated[int, Field(strict=True, ge=1, le=MOST_REPEATED)]),
     ParameterType.SHARE: TypeAdapter(Annotated[float, Field(strict=True, ge=0, le=1)]),
     ParameterType.EXPRESSION: TypeAdapter(
-        Annotated[str, Field(min_length=1, max_length=500), AfterValidator(_expression)]
+        Annotated[str, Field(min_length=1, max_length=500), AfterValidator(fields.for_pydantic(_expression))]
     ),
     ParameterType.STEPS: TypeAdapter(Annotated[list[_Step], Field(min_length=1, max_length=MOST_REPEATED)]),
     ParameterType.JSON: TypeAdapter(JsonValue),
