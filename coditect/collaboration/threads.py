@@ -300,7 +300,7 @@ class ThreadRequests:
     """The news that the process waits for, by ticket."""
 
     async def ask_thread(self, verb: str, body: dict[str, Any]) -> dict[str, Any]:
-        """Send a request about discussion threads, which may begin or end a wait for messages; return the answer."""
+        """Send a request, as `ThreadPort.ask_thread` says; it may begin or end a wait for messages."""
         if body.get("reply_to"):
             body = body | {"reply_to": self.requests.reply_to}
             ticket = str(body["ticket"])
@@ -311,8 +311,5 @@ class ThreadRequests:
         return await self.control.ask(Verb(verb), {"writer": self.control.name} | body)
 
     async def hear(self, ticket: str, after_seconds: float) -> None:
-        """Wait at most `after_seconds` for the notice that a discussion thread has new messages, or is closed.
-
-        `ticket` is the id of the wait, which an earlier request began.
-        """
+        """Wait for the notice of an earlier wait's id, as `ThreadPort.hear` says."""
         await asyncio.wait({self._news[ticket]}, timeout=after_seconds)
