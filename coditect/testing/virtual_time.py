@@ -282,7 +282,8 @@ class Actor:
         self.stopped = False
         self.ready: deque[tuple[asyncio.Handle, asyncio.Handle]] = deque()
         """The callbacks that are ready to run, in order, each with the handle that may cancel it."""
-        self._tasks: list[asyncio.Task[Any]] = []
+        self.tasks: list[asyncio.Task[Any]] = []
+        """The process's asyncio tasks: all that are not done, and finished ones that were not removed yet."""
         self._most_tasks = 64
 
     def context(self) -> Context:
@@ -293,15 +294,10 @@ class Actor:
 
     def add(self, task: asyncio.Task[Any]) -> None:
         """Keep a reference to a task of the process, so that a task that never ends is not garbage-collected."""
-        if len(self._tasks) >= self._most_tasks:
-            self._tasks = [task for task in self._tasks if not task.done()]
-            self._most_tasks = 2 * len(self._tasks) + 64
-        self._tasks.append(task)
-
-    @property
-    def tasks(self) -> tuple[asyncio.Task[Any], ...]:
-        """The process's asyncio tasks: all that are not done, and finished ones that were not removed yet."""
-        return tuple(self._tasks)
+        if len(self.tasks) >= self._most_tasks:
+            self.tasks = [task for task in self.tasks if not task.done()]
+            self._most_tasks = 2 * len(self.tasks) + 64
+        self.tasks.append(task)
 
 
 def _owner(context: Context | None) -> Actor | None:
