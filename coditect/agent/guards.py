@@ -24,7 +24,6 @@ from coditect.agent.settlement import Settler, settle_or_return
 from coditect.aio.clock import Clock
 from coditect.aio.supervisor import Supervisor
 from coditect.broker.port import Delivery
-from coditect.client.control_plane import ControlPlane
 from coditect.collaboration.locks import Lock, LockPort, Mode
 from coditect.errors import (
     BreakerOpen,
@@ -35,6 +34,7 @@ from coditect.errors import (
     RegistryUnavailable,
     Unroutable,
 )
+from coditect.messaging.control_plane import ControlPlane
 from coditect.messaging.rpc import Requests
 from coditect.model.capability import Priority
 from coditect.model.limits import KEY_LOCKS, BreakerScope, CallVerdict, Rate

@@ -19,8 +19,8 @@ from coditect.agent.runtime import Runtime
 from coditect.aio.supervisor import Supervisor
 from coditect.aio.threads import Carried, carry_await, in_thread
 from coditect.broker.port import Broker, Consumer, Delivery
-from coditect.client.control_plane import ControlPlane
 from coditect.errors import CoditectError, InvalidTask
+from coditect.messaging.control_plane import ControlPlane
 from coditect.messaging.event_publisher import Events
 from coditect.model.capability import Priority
 from coditect.model.ids import AgentId

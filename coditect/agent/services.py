@@ -24,7 +24,6 @@ from coditect.aio.clock import Clock
 from coditect.aio.supervisor import Supervisor
 from coditect.aio.threads import Carried, awaited_by, carry_await
 from coditect.blobs import fetched
-from coditect.client.control_plane import ControlPlane
 from coditect.collaboration.handoffs import HandoffState, agents_to_ask
 from coditect.collaboration.locks import BlockingLock, Lock, LockRequests, LockTerms
 from coditect.collaboration.state import StateRequests
@@ -40,6 +39,7 @@ from coditect.errors import (
     UnknownCapability,
     Unroutable,
 )
+from coditect.messaging.control_plane import ControlPlane
 from coditect.messaging.event_publisher import Events
 from coditect.messaging.rpc import Requests
 from coditect.model.capability import LONGEST_DIRECT_SECONDS, LONGEST_SECONDS, Priority

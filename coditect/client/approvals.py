@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from coditect.client.control_plane import ControlPlane, pages, rows_of
 from coditect.errors import InputError
+from coditect.messaging.control_plane import ControlPlane, pages, rows_of
 from coditect.model.row import Row, read_row
 from coditect.wire.control import Verb
 from coditect.workflow.approvals.signing import signature

@@ -9,12 +9,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from coditect.aio.supervisor import Supervisor
-from coditect.client.control_plane import ControlPlane, pages
 from coditect.codec import encode_any
 from coditect.collaboration.handoffs import HandoffRow
 from coditect.collaboration.locks import MAX_RESOURCE_BYTES, GrantedLockOptions, Locking, LockRequests
 from coditect.collaboration.threads import NewId, Thread, ThreadOptions, ThreadRequests, ThreadRow
 from coditect.errors import InputError, InvalidTask, LockLost, NotFound
+from coditect.messaging.control_plane import ControlPlane, pages
 from coditect.messaging.event_stream import EventStreams
 from coditect.messaging.rpc import Requests
 from coditect.model import arguments

@@ -9,8 +9,8 @@ from datetime import datetime
 from typing import Any, Generic, TypeVar
 
 from coditect.client.approvals import AuditRow
-from coditect.client.control_plane import ControlPlane, rows_of
 from coditect.errors import InputError, InvalidTask
+from coditect.messaging.control_plane import ControlPlane, rows_of
 from coditect.wire.control import Verb
 from coditect.wire.json import dumps, loads
 from coditect.workflow import fields

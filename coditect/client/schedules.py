@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any, Unpack
 
-from coditect.client.control_plane import ControlPlane, pages
+from coditect.messaging.control_plane import ControlPlane, pages
 from coditect.model.option import wire_options
 from coditect.wire.control import Verb
 from coditect.workflow import fields as workflow_fields

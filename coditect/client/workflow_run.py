@@ -9,7 +9,6 @@ from typing import Any, TypeAlias, TypeVar, overload
 
 from coditect.blobs import whole_value
 from coditect.client.approvals import Approvals
-from coditect.client.control_plane import ASK_SECONDS, ControlPlane, pages, rows_of
 from coditect.codec import codec, encode_any
 from coditect.collaboration.state import SharedState, StateRequests
 from coditect.errors import (
@@ -24,6 +23,7 @@ from coditect.errors import (
     TaskFailed,
     TaskRejected,
 )
+from coditect.messaging.control_plane import ASK_SECONDS, ControlPlane, pages, rows_of
 from coditect.messaging.event_stream import EventStreams
 from coditect.model.duration import Duration, seconds
 from coditect.model.message import Event

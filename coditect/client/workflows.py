@@ -12,7 +12,6 @@ from typing import Any
 
 from coditect.aio.clock import Clock
 from coditect.broker.port import Broker
-from coditect.client.control_plane import ControlPlane, pages
 from coditect.client.direct import encoded
 from coditect.client.handle import Handle, durable_definition, durable_id, workflow_of
 from coditect.client.listings import workflow_conditions
@@ -20,6 +19,7 @@ from coditect.client.options import SUBMIT_SECONDS, Options, RequestKey, checked
 from coditect.client.workflow_run import WorkflowRun
 from coditect.codec import encode_any
 from coditect.errors import CoditectError, InputError, InvalidTask, Problem, SetupError, TooLarge
+from coditect.messaging.control_plane import ControlPlane, pages
 from coditect.messaging.event_stream import EventStreams
 from coditect.messaging.rpc import Requests
 from coditect.model.capability import Priority

@@ -20,8 +20,8 @@ from typing import Annotated, Any, NoReturn, Protocol, Self, Unpack
 from typing_extensions import TypedDict  # pydantic reads no other before Python 3.12
 
 from coditect.aio.supervisor import Supervisor
-from coditect.collaboration.asks import Asks
 from coditect.errors import CoditectError, Deadlock, LockLost, LockTaken, Retryable, SetupError
+from coditect.messaging.control_plane import ControlPlane
 from coditect.messaging.rpc import Requests
 from coditect.model import arguments
 from coditect.model.duration import Duration, seconds
@@ -398,7 +398,7 @@ class _Release:
 class LockRequests:
     """The lock requests of one process, each with an id (ticket); messages about it have that as correlation id."""
 
-    def __init__(self, control: Asks, requests: Requests, background: Supervisor) -> None:
+    def __init__(self, control: ControlPlane, requests: Requests, background: Supervisor) -> None:
         self._control = control
         self._requests = requests
         self._background = background

@@ -14,8 +14,8 @@ from typing import Any, Protocol, TypeVar, overload
 from coditect.aio.supervisor import Backoff
 from coditect.blobs import whole_value
 from coditect.codec import codec, encode_any
-from coditect.collaboration.asks import Asks
 from coditect.errors import TooLarge, VersionConflict
+from coditect.messaging.control_plane import ControlPlane
 from coditect.model import arguments
 from coditect.wire.control import Verb
 from coditect.wire.json import dumps, loads
@@ -63,7 +63,7 @@ class StatePort(Protocol):
 class StateRequests:
     """The requests of one process about shared state, with large values put into the blob store."""
 
-    control: Asks
+    control: ControlPlane
 
     async def ask_state(self, verb: str, body: dict[str, Any]) -> dict[str, Any]:
         """Send a request about shared state and return the answer; large values go through the blob store."""

@@ -15,8 +15,8 @@ from typing import Annotated, Any, Protocol, Unpack
 from typing_extensions import TypedDict  # pydantic reads no other before Python 3.12
 
 from coditect.codec import encode_any
-from coditect.collaboration.asks import Asks
 from coditect.errors import CoditectError, NotFound, ResultTimeout
+from coditect.messaging.control_plane import ControlPlane
 from coditect.messaging.rpc import Requests
 from coditect.model import arguments
 from coditect.model.duration import Duration, seconds
@@ -294,7 +294,7 @@ class ThreadRequests:
     correlation id.
     """
 
-    control: Asks
+    control: ControlPlane
     requests: Requests
     _news: dict[str, asyncio.Future[Outcome]] = field(default_factory=dict)
     """The news that the process waits for, by ticket."""

@@ -1,4 +1,4 @@
-"""Message patterns over the broker: request and reply, streamed results, and streams of events.
+"""Message patterns over the broker: request and reply, streamed results, events, and requests to the control plane.
 
 Client, agent and operations call this package; it imports `broker`, `wire`, `model` and `aio`.
 """

@@ -10,7 +10,7 @@ from coditect.aio.clock import Clock, SystemClock
 from coditect.broker.port import Broker
 from coditect.broker.topology import base_topology
 from coditect.broker.topology_diff import declare_missing
-from coditect.client.control_plane import asking
+from coditect.messaging.control_plane import asking
 from coditect.wire.control import Verb
 
 KINDS = {

@@ -10,8 +10,8 @@ from typing import Any
 from coditect.aio.clock import Clock, SystemClock
 from coditect.broker.management import QueueRates
 from coditect.broker.port import Broker, QueueStats
-from coditect.client.control_plane import ControlPlane, asking
 from coditect.errors import ControlPlaneRequired, Retryable
+from coditect.messaging.control_plane import ControlPlane, asking
 from coditect.model.capability import Priority
 from coditect.wire import routing
 from coditect.wire.control import Verb

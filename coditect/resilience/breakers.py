@@ -26,11 +26,12 @@ from contextlib import suppress
 from itertools import islice
 from math import inf
 from types import TracebackType
-from typing import Any, NoReturn, Protocol, Self
+from typing import Any, NoReturn, Self
 
 from coditect.aio.supervisor import Supervisor, happened
 from coditect.errors import BreakerOpen, CoditectError
-from coditect.model.duration import Duration, seconds
+from coditect.messaging.control_plane import ControlPlane
+from coditect.model.duration import seconds
 from coditect.model.limits import Breaker, BreakerScope, BreakerState, CallVerdict, breaker_of
 from coditect.wire.control import Verb
 
@@ -371,13 +372,6 @@ class CircuitBreaker:
         )
 
 
-class AsksControl(Protocol):
-    """The interface by which breakers ask the control plane; a request is repeated until its answer or its timeout."""
-
-    async def ask(self, verb: Verb, body: dict[str, Any], *, timeout: Duration = ...) -> dict[str, Any]:
-        """Send a request, and return the control plane's answer."""
-
-
 Request = Callable[[], Awaitable[BreakerState | None]]
 """A function that sends one request about a breaker; it returns the breaker's state in the fleet, or None."""
 
@@ -388,7 +382,7 @@ class Breakers:
     def __init__(
         self,
         declared: Mapping[str, Breaker],
-        control: AsksControl,
+        control: ControlPlane,
         background: Supervisor,
         *,
         name: str,

@@ -7,7 +7,8 @@ import asyncio
 import pytest
 
 from coditect.aio.supervisor import Backoff
-from coditect.client import control_plane, workflow_run
+from coditect.client import workflow_run
+from coditect.messaging import control_plane
 from coditect.wire.control import WAIT_MS, Verb
 from coditect.workflow.states import WorkflowState
 from tests.support import eventually

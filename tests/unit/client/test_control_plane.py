@@ -10,10 +10,10 @@ from coditect.aio.supervisor import Backoff
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.topology import base_topology
 from coditect.broker.topology import control_plane as control_queue
-from coditect.client import control_plane
 from coditect.client.client import Client
-from coditect.client.control_plane import asking, refusal
 from coditect.errors import CoditectError, ControlPlaneRequired, InvalidWorkflow, NotFound, TooLarge
+from coditect.messaging import control_plane
+from coditect.messaging.control_plane import asking, refusal
 from coditect.model.result import Failure, Outcome, Status
 from coditect.wire import routing
 from coditect.wire.control import Verb

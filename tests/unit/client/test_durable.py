@@ -6,9 +6,9 @@ import pytest
 
 from coditect import Options, Priority, TaskFailed
 from coditect.aio.supervisor import Backoff
-from coditect.client import control_plane
 from coditect.client.client import Client
 from coditect.errors import ControlPlaneRequired, InputError, NotFound, ResultTimeout, UnknownCapability
+from coditect.messaging import control_plane
 from coditect.model.result import Failure
 from coditect.wire import routing
 from coditect.wire.control import Verb

@@ -8,8 +8,9 @@ from pydantic import BaseModel
 from coditect import TaskCanceled, TaskFailed
 from coditect.aio.supervisor import Backoff
 from coditect.broker.topology import control_plane as control_queue
-from coditect.client import control_plane, workflow_run
+from coditect.client import workflow_run
 from coditect.errors import InputError, ResultTimeout, TaskExpired
+from coditect.messaging import control_plane
 from coditect.model.result import Failure
 from coditect.wire.control import Verb
 from coditect.workflow.states import TaskState, WorkflowState

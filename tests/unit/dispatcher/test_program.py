@@ -21,8 +21,8 @@ from coditect.agent.health import Readiness
 from coditect.aio.clock import SystemClock
 from coditect.aio.supervisor import RestartLimits, Supervisor
 from coditect.broker.memory import MemoryBroker, MemoryServer
-from coditect.client.control_plane import asking
 from coditect.errors import InvalidTask, SetupError
+from coditect.messaging.control_plane import asking
 from coditect.model.ids import AgentId
 from coditect.operations import status as standing_module
 from coditect.operations.status import RefusalCounts, cluster_status

@@ -11,8 +11,8 @@ import pytest
 from coditect import Workflow
 from coditect.aio.clock import SystemClock
 from coditect.broker.memory import MemoryBroker
-from coditect.client.control_plane import ControlPlane, asking, refusal
 from coditect.errors import InputError, InvalidTask, NotFound, Retryable
+from coditect.messaging.control_plane import ControlPlane, asking, refusal
 from coditect.model.ids import TaskId
 from coditect.wire.control import Verb, request
 from coditect.wire.tasks import read_result

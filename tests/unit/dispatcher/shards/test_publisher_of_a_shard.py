@@ -18,8 +18,8 @@ from coditect import Agent, Context, Workflow
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.port import Broker
 from coditect.broker.topology import agent_queues, base_topology, capability_queues
-from coditect.client.control_plane import asking
 from coditect.errors import CoditectError
+from coditect.messaging.control_plane import asking
 from coditect.model.capability import Priority
 from coditect.model.ids import AgentId, TaskId
 from coditect.model.message import Message
