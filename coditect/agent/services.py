@@ -316,9 +316,9 @@ class TaskServices:
         owner = self.execution.task.owner
         return {"handoff": None} if owner is None else await self.process.handoffs.of_task(owner)
 
-    async def keep_lock(self, ticket: str, *, after_seconds: float, ttl_seconds: float) -> dict[str, Any]:
+    async def keep_lock(self, ticket: str, *, after_seconds: float) -> dict[str, Any]:
         """Await news of the lock with the id `ticket`; without news, renew it, as `LockPort.keep_lock` says."""
-        return await self.process.locks.keep_lock(ticket, after_seconds=after_seconds, ttl_seconds=ttl_seconds)
+        return await self.process.locks.keep_lock(ticket, after_seconds=after_seconds)
 
     async def release_lock(self, ticket: str) -> None:
         """Release the task's lock with the id `ticket`, or give up the wait for it."""

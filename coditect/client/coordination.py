@@ -99,7 +99,7 @@ class Locks:
         terms, names = lock.terms(self._control.new_id()), sorted(set(resources))
         wanted = self._requests.want(names, terms, owner=holder, agent=holder)
         state = await self._requests.acquire(wanted, terms["timeout_seconds"])
-        self._requests.leave(wanted.ticket)
+        self._requests.leave(wanted)
         return LockGrant(wanted.ticket, names, state["fence"], state["expires_in_ms"])
 
     async def renew(self, ticket: str, *, fence: int) -> int:

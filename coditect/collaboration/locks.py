@@ -33,7 +33,6 @@ from coditect.telemetry.metrics import (
     LOCK_WAIT,
     LOCKS_ACTIVE,
     LOCKS_WAITING,
-    Metrics,
 )
 from coditect.telemetry.tracing import Span, begin_lock
 from coditect.wire.control import Verb
@@ -121,7 +120,7 @@ class LockPort(Protocol):
             ControlPlaneRequired: when no dispatcher answers.
         """
 
-    async def keep_lock(self, ticket: str, *, after_seconds: float, ttl_seconds: float) -> dict[str, Any]:
+    async def keep_lock(self, ticket: str, *, after_seconds: float) -> dict[str, Any]:
         """Wait `after_seconds` for a message on a lock request, else renew it; return state, reason, `valid_until`."""
 
     async def release_lock(self, ticket: str) -> None:
@@ -233,7 +232,7 @@ class Lock:
         pause = self._ttl_seconds / RENEWALS
         while True:
             try:
-                state = await self._port.keep_lock(self._ticket, after_seconds=pause, ttl_seconds=self._ttl_seconds)
+                state = await self._port.keep_lock(self._ticket, after_seconds=pause)
             except CoditectError as error:  # its guard ends the block, unless a later renewal comes in time
                 log.info("A lock could not be renewed", extra={"resources": self.resources, "reason": str(error)})
                 continue
@@ -309,57 +308,6 @@ class Locking:
         return self.lock(LEADER + arguments.text("name", name, shortest=1, longest=MAX_RESOURCE_BYTES // 2), ttl=ttl)
 
 
-class LockMetrics:
-    """The metrics of the locks that one process holds or waits for; a ticket stands for one lock request."""
-
-    def __init__(self, metrics: Metrics) -> None:
-        self._waits: dict[str, float] = {}
-        """The event loop's time at which each wait began."""
-        self._held: set[str] = set()
-        self._waited = metrics.histogram(LOCK_WAIT)
-        self._contentions = metrics.counter(LOCK_CONTENTIONS)
-        self._timeouts = metrics.counter(LOCK_TIMEOUTS)
-        metrics.observe(LOCKS_ACTIVE, lambda: len(self._held))
-        metrics.observe(LOCKS_WAITING, lambda: len(self._waits))
-        metrics.observe(LOCK_LONGEST, self._longest)
-
-    def _longest(self) -> float:
-        began = next(iter(self._waits.values()), None)  # the first to begin comes first
-        return 0.0 if began is None else _now() - began
-
-    def answered(self, ticket: str, state: str) -> None:
-        """Record the answer to a lock request: the lock is held, the request waits for it, or others have it."""
-        if state == "held":
-            self.granted(ticket)
-            return
-        self._contentions.value += 1
-        if state == "waiting":
-            self._waits.setdefault(ticket, _now())
-
-    def granted(self, ticket: str) -> None:
-        """Record that a lock is held from now on, and how long the request for it waited; idempotent."""
-        if ticket in self._held:
-            return
-        began = self._waits.pop(ticket, None)
-        self._waited.record(0.0 if began is None else _now() - began)
-        self._held.add(ticket)
-
-    def again(self, ticket: str, instead_of: str) -> None:
-        """Record that a lock request waits on under a new id (ticket); its wait still counts from the beginning."""
-        began = self._waits.pop(instead_of, None)
-        if began is not None:
-            self._waits = {ticket: began} | self._waits
-
-    def timed_out(self) -> None:
-        """Count a wait for a lock that timed out."""
-        self._timeouts.value += 1
-
-    def ended(self, ticket: str) -> None:
-        """Record that a lock request neither holds its lock nor waits for it any more; idempotent."""
-        self._waits.pop(ticket, None)
-        self._held.discard(ticket)
-
-
 LONGEST_ASK_SECONDS = 30.0
 RELEASE_SECONDS = 5.0
 """How long a closing process waits for the answers to its releases; a release of a running one outlasts the TTL by it.
@@ -372,7 +320,7 @@ SHORTEST_WAIT_SECONDS = 0.001
 """A wait that has less than this left is over: a clock may not tell a shorter span from none."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class WantedLock:
     """The request for one lock, under an id (ticket) that stays the same when the request is sent again."""
 
@@ -380,19 +328,17 @@ class WantedLock:
     """The id under which the lock is wanted now; after a loss it is wanted under a new one."""
     body: dict[str, Any]
     ttl_seconds: float
-    begun: float = 0.0
+    begun: float
     """The event loop's time at which the lock was wanted first."""
+    span: Span | None
+    """The span of a traced lock."""
+    sent: float = 0.0
+    """When the last answered request that keeps the ticket was sent: from then on its time runs, or from later."""
+    waits_since: float | None = None
+    """The event loop's time since which the request waits; None if it does not."""
+    held: bool = False
     lost: str = ""
     """Why the granted lock was lost while its task waited for a slot; empty if it was not."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Release:
-    """A lock that this process has released, as long as the control plane may not know it."""
-
-    wanted: dict[str, Any]
-    """The body of the request for the lock."""
-    work: asyncio.Task[None]
 
 
 class LockRequests:
@@ -402,16 +348,21 @@ class LockRequests:
         self._control = control
         self._requests = requests
         self._background = background
-        self._metrics = LockMetrics(requests.metrics)
-        self._bodies: dict[str, dict[str, Any]] = {}
-        """The bodies of the requests for the locks that this process holds or waits for, by ticket."""
-        self._releases: dict[str, _Release] = {}
-        """The releases that are on their way, by ticket; whatever is asked for next names them, in case it is faster.
-        """
-        self._sent: dict[str, float] = {}
-        """When the last answered request that keeps a ticket was sent: from then on its time runs, or from later."""
-        self._spans: dict[str, Span] = {}
-        """The spans of the traced locks that this process holds or waits for, by ticket."""
+        self._wanted: dict[str, WantedLock] = {}
+        """The requests for the locks that this process holds or waits for, by ticket."""
+        self._releases: dict[asyncio.Task[None], WantedLock] = {}
+        """The releases that are on their way; whatever is asked for next names them, in case it is faster."""
+        metrics = requests.metrics
+        self._waited = metrics.histogram(LOCK_WAIT)
+        self._contentions = metrics.counter(LOCK_CONTENTIONS)
+        self._timeouts = metrics.counter(LOCK_TIMEOUTS)
+        metrics.observe(LOCKS_ACTIVE, lambda: sum(wanted.held for wanted in self._wanted.values()))
+        metrics.observe(LOCKS_WAITING, lambda: len(self._waits()))
+        metrics.observe(LOCK_LONGEST, lambda: max(self._waits(), default=0.0))
+
+    def _waits(self) -> list[float]:
+        """Return for how many seconds each request that waits has waited so far."""
+        return [_now() - wanted.waits_since for wanted in self._wanted.values() if wanted.waits_since is not None]
 
     def want(
         self,
@@ -443,16 +394,16 @@ class LockRequests:
             "metadata": terms["metadata"],
         }
         body["released"] = [*self._in_its_way(body)][-MAX_RELEASED_TICKETS:]
-        if (span := begin_lock(self._requests.tracing, resources, terms["mode"], trace)) is not None and span.sampled:
-            self._spans[ticket] = span
-        return WantedLock(ticket, body, terms["ttl_seconds"], _now())
+        span = begin_lock(self._requests.tracing, resources, terms["mode"], trace)
+        shown = span if span is not None and span.sampled else None
+        return WantedLock(ticket, body, terms["ttl_seconds"], _now(), shown)
 
     def _in_its_way(self, body: dict[str, Any]) -> Iterator[str]:
         """Yield the released tickets that a request would wait for if the control plane still believed them held."""
-        for ticket, release in self._releases.items():
-            same_flow = release.wanted["owner"] == body["owner"]
-            if same_flow or not set(release.wanted["resources"]).isdisjoint(body["resources"]):
-                yield ticket
+        for released in self._releases.values():
+            same_flow = released.body["owner"] == body["owner"]
+            if same_flow or not set(released.body["resources"]).isdisjoint(body["resources"]):
+                yield released.ticket
 
     async def acquire_lock(self, resources: list[str], **terms: Unpack[LockTerms]) -> dict[str, Any]:
         """Lock resources for this process, as `LockPort.acquire_lock` says."""
@@ -473,28 +424,32 @@ class LockRequests:
             ControlPlaneRequired: when no dispatcher answers.
         """
         self._requests.expect(wanted.ticket)  # the grant may come before the answer
-        self._bodies[wanted.ticket] = wanted.body
+        self._wanted[wanted.ticket] = wanted
         sent = _now()
         try:
             state = await self._control.ask(Verb.LOCK_ACQUIRE, wanted.body, timeout=_ask_seconds(timeout_seconds))
             if state["state"] == "gone":
                 return state
-            self._metrics.answered(wanted.ticket, state["state"])
+            if state["state"] == "held":
+                self._granted(wanted, state)
+            else:
+                self._contentions.value += 1
             if state["state"] == "taken":
                 raise _taken(wanted, state, waited_seconds=0.0)
             if state["state"] == "deadlock":
                 raise _deadlock(wanted, state["cycle"])
         except (LockTaken, Deadlock) as error:
-            self._end_span(wanted.ticket, error)
-            self._forget(wanted.ticket)
+            self._end_span(wanted, error)
+            self._forget(wanted)
             raise
         except BaseException as error:  # the request may have been carried out all the same
-            self._end_span(wanted.ticket, error)
+            self._end_span(wanted, error)
             await self.release_lock(wanted.ticket)
             raise
-        self._sent[wanted.ticket] = sent
-        self._note_grant(wanted, state)
-        return self._sure(wanted.ticket, state, wanted.ttl_seconds)
+        wanted.sent = sent
+        if state["state"] == "waiting" and wanted.waits_since is None:
+            wanted.waits_since = _now()
+        return _sure(wanted, state)
 
     async def wait_for(
         self, wanted: WantedLock, state: dict[str, Any], timeout_seconds: float | None
@@ -504,7 +459,7 @@ class LockRequests:
         Raises:
             LockTaken: when the lock was not granted within `timeout_seconds`; its ticket is released.
         """
-        begun, waited = _now(), state["state"] != "held"
+        begun = _now()
         end = begun + (NEVER_SECONDS if timeout_seconds is None else timeout_seconds)
         try:
             while state["state"] != "held":
@@ -514,17 +469,15 @@ class LockRequests:
                     continue
                 after = min(wanted.ttl_seconds / RENEWALS, LOST_GRANT_SECONDS, end - _now())
                 if after < SHORTEST_WAIT_SECONDS:
-                    self._metrics.timed_out()
+                    self._timeouts.value += 1
                     raise _taken(wanted, state, waited_seconds=_now() - begun)
                 holders = state.get("holders", [])  # only the answer to the request names them
                 state = {"holders": holders} | await self._next_state(wanted, state, after)
         except BaseException as error:
-            self._end_span(wanted.ticket, error)
+            self._end_span(wanted, error)
             await self.release_lock(wanted.ticket)
             raise
-        if waited:
-            self._metrics.granted(wanted.ticket)
-            self._note_grant(wanted, state)
+        self._granted(wanted, state)
         return state
 
     @asynccontextmanager
@@ -547,35 +500,38 @@ class LockRequests:
         """Return the state of a granted lock with the time until which it surely holds by its last renewal."""
         if wanted.lost:
             return state | {"reason": wanted.lost, "valid_until": -math.inf}
-        return self._sure(wanted.ticket, state, wanted.ttl_seconds)
+        return _sure(wanted, state)
 
-    def _note_grant(self, wanted: WantedLock, state: dict[str, Any]) -> None:
-        if state["state"] == "held" and (span := self._spans.get(wanted.ticket)) is not None:
+    def _granted(self, wanted: WantedLock, state: dict[str, Any]) -> None:
+        """Record that a lock is held from now on, and how long the request for it waited; idempotent."""
+        if wanted.held:
+            return
+        self._waited.record(0.0 if wanted.waits_since is None else _now() - wanted.waits_since)
+        wanted.held, wanted.waits_since = True, None
+        if wanted.span is not None:
             waited_ms = round(1000 * (_now() - wanted.begun))
-            span.add({"coditect.lock.fence": state["fence"], "coditect.lock.waited_ms": waited_ms})
+            wanted.span.add({"coditect.lock.fence": state["fence"], "coditect.lock.waited_ms": waited_ms})
 
-    def _end_span(self, ticket: str, error: BaseException | None = None) -> None:
+    def _end_span(self, wanted: WantedLock, error: BaseException | None = None) -> None:
         """End a lock's span, without an error's facts: they name other holders and their reasons."""
-        if (span := self._spans.pop(ticket, None)) is not None:
+        if wanted.span is not None:
             sentence = error.sentence if isinstance(error, CoditectError) else ""
-            span.end("" if error is None else type(error).__name__, sentence)
+            wanted.span.end("" if error is None else type(error).__name__, sentence)
+            wanted.span = None
 
     def _want_anew(self, wanted: WantedLock) -> None:
         """Give a request for a lock a new id: a late message about the old id must not count for it."""
-        ticket = self._requests.new_token()
-        self._metrics.again(ticket, wanted.ticket)
-        if (span := self._spans.pop(wanted.ticket, None)) is not None:
-            self._spans[ticket] = span
-        self._forget(wanted.ticket)
-        wanted.ticket, wanted.body = ticket, wanted.body | {"ticket": ticket}
+        self._forget(wanted)
+        wanted.ticket = self._requests.new_token()
+        wanted.body = wanted.body | {"ticket": wanted.ticket}
 
     async def _next_state(self, wanted: WantedLock, known: dict[str, Any], after: float) -> dict[str, Any]:
         try:
-            return await self.keep_lock(wanted.ticket, after_seconds=after, ttl_seconds=wanted.ttl_seconds)
+            return await self.keep_lock(wanted.ticket, after_seconds=after)
         except Retryable:
             return known
 
-    async def keep_lock(self, ticket: str, *, after_seconds: float, ttl_seconds: float) -> dict[str, Any]:
+    async def keep_lock(self, ticket: str, *, after_seconds: float) -> dict[str, Any]:
         """Wait `after_seconds` for a message on a lock request, else renew it; return `state`, `reason`, `valid_until`.
 
         A request that is released meanwhile is `gone`.
@@ -585,17 +541,17 @@ class LockRequests:
         """
         pushed = self._requests.expect(ticket)
         await asyncio.wait({pushed}, timeout=after_seconds)
-        state = {"state": "waiting"}
-        if not pushed.done():
-            sent = _now()
+        state, sent, must_renew = {"state": "waiting"}, _now(), not pushed.done()
+        if must_renew:
             state = await self._control.ask(Verb.LOCK_RENEW, {"ticket": ticket}, timeout=LONGEST_ASK_SECONDS)
-            if ticket in self._sent:
-                self._sent[ticket] = sent
-        if ticket not in self._sent:
+        wanted = self._wanted.get(ticket)
+        if wanted is None:
             return {"state": "gone", "reason": "it was released", "ticket": ticket, "valid_until": 0.0}
+        if must_renew:
+            wanted.sent = sent
         if pushed.done() and not pushed.cancelled() and state["state"] != "gone":  # it may have come meanwhile
             state = loads(pushed.result().body)
-        return self._sure(ticket, state, ttl_seconds)
+        return _sure(wanted, state)
 
     async def release_lock(self, ticket: str) -> None:
         """Release a lock, or give up the wait for it, in the background: the caller need not wait for the answer.
@@ -603,41 +559,40 @@ class LockRequests:
         The request is repeated until it is answered, but not longer than the lock could last without renewals. If the
         process ends before that, the lock ends with its TTL.
         """
-        body = self._bodies.get(ticket)
-        self._forget(ticket)
-        self._metrics.ended(ticket)
-        self._end_span(ticket)
-        if body is None:  # it was never asked for, or is released already
+        self._requests.forget(ticket)
+        wanted = self._wanted.pop(ticket, None)
+        if wanted is None:  # it was never asked for, or is released already
             return
-        work = self._background.start(self._release(ticket, body["ttl_ms"] / 1000), name="release a lock")
-        self._releases[ticket] = _Release(body, work)
-        work.add_done_callback(lambda _: self._releases.pop(ticket))
+        self._end_span(wanted)
+        work = self._background.start(self._release(wanted), name="release a lock")
+        self._releases[work] = wanted
+        work.add_done_callback(self._releases.pop)
 
-    def leave(self, ticket: str) -> None:
+    def leave(self, wanted: WantedLock) -> None:
         """Stop to track a granted lock, which others renew and release from now on."""
-        self._forget(ticket)
-        self._metrics.ended(ticket)
-        self._end_span(ticket)
+        self._forget(wanted)
+        self._end_span(wanted)
 
     async def close(self) -> None:
         """Wait until the control plane has answered the requests to release locks, for 5 s at most."""
         if self._releases:
-            await asyncio.wait([release.work for release in self._releases.values()], timeout=RELEASE_SECONDS)
+            await asyncio.wait([*self._releases], timeout=RELEASE_SECONDS)
 
-    async def _release(self, ticket: str, ttl_seconds: float) -> None:
+    async def _release(self, wanted: WantedLock) -> None:
+        ticket, timeout = wanted.ticket, RELEASE_SECONDS + wanted.ttl_seconds
         try:
-            await self._control.ask(Verb.LOCK_RELEASE, {"ticket": ticket}, timeout=RELEASE_SECONDS + ttl_seconds)
+            await self._control.ask(Verb.LOCK_RELEASE, {"ticket": ticket}, timeout=timeout)
         except CoditectError as error:
             log.info("A lock is left to its TTL", extra={"ticket": ticket, "reason": str(error)})
 
-    def _forget(self, ticket: str) -> None:
-        self._requests.forget(ticket)
-        self._sent.pop(ticket, None)
-        self._bodies.pop(ticket, None)
+    def _forget(self, wanted: WantedLock) -> None:
+        self._requests.forget(wanted.ticket)
+        self._wanted.pop(wanted.ticket, None)
 
-    def _sure(self, ticket: str, state: dict[str, Any], ttl_seconds: float) -> dict[str, Any]:
-        """Return the state of a lock request, its id, and the event loop's time until which it surely stays valid."""
-        return state | {"ticket": ticket, "valid_until": self._sent[ticket] + ttl_seconds}
+
+def _sure(wanted: WantedLock, state: dict[str, Any]) -> dict[str, Any]:
+    """Return the state of a lock request, its id, and the event loop's time until which it surely stays valid."""
+    return state | {"ticket": wanted.ticket, "valid_until": wanted.sent + wanted.ttl_seconds}
 
 
 def _taken(wanted: WantedLock, state: dict[str, Any], *, waited_seconds: float) -> LockTaken:

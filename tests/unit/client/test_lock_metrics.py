@@ -2,74 +2,108 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any, cast
+
 import pytest
 
-from coditect.collaboration.locks import LockMetrics
+from coditect.broker.memory import MemoryBroker
+from coditect.client.client import Client
+from coditect.errors import Deadlock, LockTaken
 from coditect.telemetry.metrics import Histogram, MemoryMetrics, Value
-from tests.support import eventually
+from coditect.testing import TestFleet
+from coditect.wire.control import Verb
 
 
 class Scene:
-    def __init__(self) -> None:
-        self.metrics = MemoryMetrics()
-        self.locks = LockMetrics(self.metrics)
+    def __init__(self, fleet: TestFleet, client: Client, metrics: MemoryMetrics) -> None:
+        self.fleet = fleet
+        self.client = client
+        self._metrics = metrics
 
-    def told(self, name: str) -> Value:
-        return self.metrics.samples()[f"coditect_lock{name}", ()]
+    def value(self, name: str) -> Value:
+        return self._metrics.samples()[f"coditect_lock{name}", ()]
 
     def waits(self) -> tuple[int, float]:
-        waited = self.told("_wait_seconds")
+        waited = self.value("_wait_seconds")
         assert isinstance(waited, Histogram)
         return sum(waited.counts), waited.total
 
+    def answers(self, *states: dict[str, Any]) -> None:
+        """Answer the requests about locks by these states, and the last one for ever."""
+        left = list(states)
 
-async def test_free_lock_is_held_without_a_wait_or_a_contention() -> None:
-    scene = Scene()
+        class Scripted:
+            async def ask(self, verb: Verb, body: dict[str, Any], **_: object) -> dict[str, Any]:
+                return left.pop(0) if len(left) > 1 else left[0]
 
-    scene.locks.answered("one", "held")
-
-    assert (scene.told("s_active"), scene.told("s_waiting"), scene.told("_contentions_total")) == (1, 0, 0)
-    assert scene.waits() == (1, 0.0)
-
-
-async def test_wait_lasts_until_the_grant_and_the_lock_until_its_release() -> None:
-    scene = Scene()
-    scene.locks.answered("one", "waiting")
-    await eventually(lambda: scene.told("_longest_wait_seconds"))
-    assert (scene.told("s_active"), scene.told("s_waiting"), scene.told("_contentions_total")) == (0, 1, 1)
-
-    scene.locks.granted("one")
-    scene.locks.granted("one")
-
-    assert (scene.told("s_active"), scene.told("s_waiting"), scene.told("_longest_wait_seconds")) == (1, 0, 0)
-    assert scene.waits()[0] == 1
-    assert scene.waits()[1] > 0
-
-    scene.locks.ended("one")
-    scene.locks.ended("one")
-
-    assert scene.told("s_active") == 0
+        self.client._lock_port._control = cast("Any", Scripted())
 
 
-async def test_wait_under_another_ticket_goes_on() -> None:
-    scene = Scene()
-    scene.locks.answered("late", "waiting")
-    await eventually(lambda: scene.told("_longest_wait_seconds"))
-    longest = scene.told("_longest_wait_seconds")
-    assert isinstance(longest, float)
-
-    scene.locks.again("two", "late")
-    scene.locks.ended("late")
-    scene.locks.answered("two", "held")
-
-    assert scene.waits()[1] >= longest
+@pytest.fixture
+async def scene() -> AsyncIterator[Scene]:
+    metrics = MemoryMetrics()
+    async with (
+        TestFleet() as fleet,
+        MemoryBroker(fleet.server, name="locker") as broker,
+        Client(broker, metrics=metrics) as client,
+    ):
+        yield Scene(fleet, client, metrics)
 
 
-@pytest.mark.parametrize("state", ["taken", "deadlock"])
-async def test_refused_lock_is_a_contention_and_no_wait(state: str) -> None:
-    scene = Scene()
+async def test_free_lock_is_held_without_a_wait_or_a_contention(scene: Scene) -> None:
+    async with scene.client.lock("x"):
+        assert (scene.value("s_active"), scene.value("s_waiting"), scene.value("_contentions_total")) == (1, 0, 0)
 
-    scene.locks.answered("one", state)
-    scene.locks.timed_out()
+    assert (scene.waits(), scene.value("s_active")) == ((1, 0.0), 0)
 
-    assert (scene.told("s_waiting"), scene.told("_contentions_total"), scene.told("_timeouts_total")) == (0, 1, 1)
+
+async def test_wait_lasts_until_the_grant_and_the_lock_until_its_release(scene: Scene) -> None:
+    async def hold() -> None:
+        async with scene.client.lock("x"):
+            await asyncio.sleep(10)
+
+    async with scene.fleet.client.lock("x"):
+        holding = asyncio.create_task(hold())
+        await scene.fleet.advance("2s")
+        assert (scene.value("s_active"), scene.value("s_waiting"), scene.value("_contentions_total")) == (0, 1, 1)
+        assert scene.value("_longest_wait_seconds") == pytest.approx(2, abs=0.1)
+    await scene.fleet.advance("1s")
+
+    assert (scene.value("s_active"), scene.value("s_waiting"), scene.value("_longest_wait_seconds")) == (1, 0, 0)
+    count, waited = scene.waits()
+    assert (count, round(waited)) == (1, 2)
+
+    await holding
+
+    assert scene.value("s_active") == 0
+
+
+async def test_wait_under_another_ticket_goes_on(scene: Scene) -> None:
+    held = {"state": "held", "fence": 7}
+    scene.answers({"state": "waiting"}, {"state": "gone"}, held)
+
+    async with scene.client.lock("x", ttl="9s"):
+        count, waited = scene.waits()
+
+    assert (count, round(waited)) == (1, 3)
+
+
+@pytest.mark.parametrize("state", [{"state": "taken"}, {"state": "deadlock", "cycle": []}])
+async def test_refused_lock_is_a_contention_and_no_wait(scene: Scene, state: dict[str, Any]) -> None:
+    scene.answers(state)
+
+    with pytest.raises((LockTaken, Deadlock)):
+        await scene.client.lock("x").__aenter__()
+
+    assert (scene.value("s_waiting"), scene.value("_contentions_total"), scene.value("_timeouts_total")) == (0, 1, 0)
+
+
+async def test_wait_that_is_given_up_is_a_timeout(scene: Scene) -> None:
+    scene.answers({"state": "waiting"})
+
+    with pytest.raises(LockTaken):
+        await scene.client.lock("x", timeout="1s").__aenter__()
+
+    assert (scene.value("s_waiting"), scene.value("_contentions_total"), scene.value("_timeouts_total")) == (0, 1, 1)

@@ -260,7 +260,7 @@ class LosingPort:
     async def acquire_lock(self, resources: list[str], **terms: Unpack[LockTerms]) -> dict[str, Any]:
         return {"ticket": resources[0], "fence": 1, "valid_until": asyncio.get_running_loop().time() + 60}
 
-    async def keep_lock(self, ticket: str, *, after_seconds: float, ttl_seconds: float) -> dict[str, Any]:
+    async def keep_lock(self, ticket: str, *, after_seconds: float) -> dict[str, Any]:
         return {"state": "gone", "reason": "by force"}
 
     async def release_lock(self, ticket: str) -> None:
@@ -282,14 +282,14 @@ async def test_renewal_of_a_lock_that_is_released_meanwhile_says_that_it_is_gone
         port = fleet.client._lock_port
         terms = fleet.client.lock("repo:x", ttl="60s").terms("")
         ticket = (await port.acquire_lock(["repo:x"], **terms))["ticket"]
-        renewal = asyncio.create_task(port.keep_lock(ticket, after_seconds=20, ttl_seconds=60))
+        renewal = asyncio.create_task(port.keep_lock(ticket, after_seconds=20))
         await fleet.advance("1s")
         await port.release_lock(ticket)
 
         state = await renewal
 
         assert (state["state"], state["reason"]) == ("gone", "it was released")
-        assert ticket not in port._sent
+        assert ticket not in port._wanted
 
 
 async def test_lock_that_is_lost_while_its_task_waits_for_a_slot_is_not_entered() -> None:
