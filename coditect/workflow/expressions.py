@@ -48,6 +48,8 @@ _FUNCTIONS = frozenset(Functions.FUNCTION_TABLE)
 _REFUSALS = (ValueError, TypeError, ArithmeticError, LookupError, AttributeError, RecursionError)
 """The exceptions by which JMESPath refuses an expression or a value that does not fit."""
 _ROOTS = frozenset({"input", "results", "states"})
+_LOOP: Path = ("repeat", "until")
+"""The place of the condition that ends a loop, which sees the task's result and nothing else."""
 _ROOTS_OF_AN_ELEMENT = _ROOTS | {"item", "index"}
 _MOVING = frozenset(
     {"subexpression", "index_expression", "pipe", "projection", "value_projection", "filter_projection"}
@@ -181,7 +183,7 @@ def check_expressions(definition: Definition) -> tuple[Problem, ...]:
     own = tuple(
         Problem(("nodes", node.name, *path), sentence, fix)
         for node in definition.nodes
-        for path, text in node_expressions(node)
+        for path, text in (*node_expressions(node), *_loop_expressions(node))
         for sentence, fix in _complaints(node, path, text)
     )
     of_children = (
@@ -189,21 +191,12 @@ def check_expressions(definition: Definition) -> tuple[Problem, ...]:
         for child in definition.workflows
         for problem in check_expressions(child)
     )
-    return (*own, *_of_loops(definition), *of_children)
+    return (*own, *of_children)
 
 
-def _of_loops(definition: Definition) -> Iterator[Problem]:
-    for node in definition.nodes:
-        if node.call is None or node.call.repeat is None:
-            continue
-        text, path = node.call.repeat.until, ("nodes", node.name, "repeat", "until")
-        try:
-            seen = {root for root, _ in _references(parse(text))}
-        except InputError as error:
-            yield Problem(path, f"{text[:80]!r}: {error.sentence}", "see https://jmespath.org/specification.html")
-            continue
-        for root in sorted(seen - {"result"}):
-            yield Problem(path, f"There is no {root!r} to see in {text!r}", "a loop sees the task's `result`")
+def _loop_expressions(node: Node) -> Iterator[tuple[Path, str]]:
+    if node.call is not None and node.call.repeat is not None:
+        yield _LOOP, node.call.repeat.until
 
 
 def repeat_ends(repeat: Repeat, result: Any, account: Account) -> bool:
@@ -388,10 +381,13 @@ def _complaints(node: Node, path: Path, text: str) -> Iterator[tuple[str, str]]:
         yield f"There is no function {name}() in {text!r}", fields.nearest(name, tuple(sorted(_FUNCTIONS)))
     of_element = isinstance(node.work, Each) and path[0] == "input" and path[-1] == FROM
     roots = _ROOTS_OF_AN_ELEMENT if of_element else _ROOTS
+    if path == _LOOP:
+        roots = frozenset({"result"})
     before = {edge.node for edge in node.after}
     for root, below in dict.fromkeys(_references(tree)):
         if root not in roots:
-            yield f"There is no {root!r} to see in {text!r}", fields.nearest(root, tuple(sorted(roots)))
+            near = "a loop sees the task's `result`" if path == _LOOP else fields.nearest(root, tuple(sorted(roots)))
+            yield f"There is no {root!r} to see in {text!r}", near
         elif root in ("results", "states") and below is not None and below not in before:
             yield f"{text!r} looks at {below!r}, which {node.name!r} does not come after", f"add {below} to `after`"
 

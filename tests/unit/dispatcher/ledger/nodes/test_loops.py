@@ -86,10 +86,17 @@ def test_loop_is_written_and_read_alike() -> None:
     assert from_document(to_document(made)) == made
 
 
-def test_loop_s_expression_sees_the_result_alone() -> None:
-    (problem,) = check_expressions(poll(until="results.done").definition())
+@pytest.mark.parametrize(
+    ("until", "sentence"),
+    [
+        ("results.done", "There is no 'results' to see in 'results.done'"),
+        ("done(result)", "There is no function done() in 'done(result)'"),
+    ],
+)
+def test_loop_s_expression_sees_the_result_alone_and_calls_what_there_is(until: str, sentence: str) -> None:
+    (problem,) = check_expressions(poll(until=until).definition())
 
-    assert problem.sentence == "There is no 'results' to see in 'results.done'"
+    assert problem.sentence == sentence
 
 
 @pytest.mark.parametrize("wrong", [{"most": 0}, {"until": ""}, {"often": 1}])
