@@ -261,8 +261,7 @@ def _unknown(definition: Definition, names: Collection[str]) -> Iterator[Problem
     for node in definition.nodes:
         name = _run_by(node)
         if name is not None and name not in names:
-            near = nearest_names(name, names)
-            fix = f"did you mean {' or '.join(near)}?" if near else f"define {name} under `workflows`"
+            fix = _nearest(name, names, f"define {name} under `workflows`")
             yield Problem(("nodes", node.name, "workflow"), f"There is no workflow {name!r} here", fix)
 
 
