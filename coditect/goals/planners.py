@@ -119,10 +119,9 @@ Use only the capabilities of this list, with inputs that fit their schemas:
 class ChatPlanner:
     """A planner that asks a language model, within the budget of one conversation."""
 
-    def __init__(self, model: ChatModel, budget: ChatBudget, *, most_repairs: int = MOST_REPAIRS) -> None:
+    def __init__(self, model: ChatModel, budget: ChatBudget) -> None:
         self._model = model
         self._budget = budget
-        self._most_repairs = most_repairs
 
     async def plan(self, goal: str, bounds: PlanBounds, failures: tuple[str, ...] = ()) -> Definition:
         """Return the model's first plan that the goal's bounds allow; tell it why others are refused, a few times.
@@ -143,7 +142,7 @@ class ChatPlanner:
         ]
         if learned := prompt_of(bounds.lessons):
             messages.insert(1, ChatMessage(ChatRole.USER, learned))
-        for _ in range(self._most_repairs):
+        for _ in range(MOST_REPAIRS):
             answer = await self._model.ask(ChatRequest(tuple(messages)), self._budget)
             try:
                 return bounds.read(answer.text)

@@ -181,12 +181,11 @@ def goal_agent(
     check: SchemaChecking,
     *,
     allowed: tuple[str, ...] = ("*",),
-    tokens: int = MAX_GOAL_TOKENS,
     slots: int = GOAL_SLOTS,
 ) -> Agent:
     """Return the agent that offers `goal.pursue`; when it starts it opens `means`: its client and maker of planners.
 
-    Its plans use the capabilities that fit `allowed` and the request, and at most so many tokens for each goal. A goal
+    Its plans use the capabilities that fit `allowed` and the request, and at most 50,000 tokens for each goal. A goal
     holds a slot while it is planned, and none while its plan is done.
     """
 
@@ -209,7 +208,7 @@ def goal_agent(
             TaskError: the last plan failed for good.
         """
         found: GoalMeans = ctx.lifespan
-        share = task.share(allowed, tokens)
+        share = task.share(allowed, MAX_GOAL_TOKENS)
         bounds = await _bounds(found.client, share, check)
 
         def planned(plan: Definition, workflow: str) -> None:
