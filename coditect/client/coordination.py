@@ -22,6 +22,7 @@ from coditect.model.duration import Duration, seconds
 from coditect.model.ids import name_in
 from coditect.model.limits import Breaker, BreakerState
 from coditect.model.option import read_options
+from coditect.model.row import Row
 from coditect.wire.control import Verb
 from coditect.wire.json import loads
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class LockRow:
+class LockRow(Row):
     """A lock request (ticket) at one resource: who holds the lock, or waits for it."""
 
     resource: str
@@ -76,7 +77,7 @@ class Locks:
     async def list(self, resource: str | None = None, *, limit: int | None = None) -> AsyncIterator[LockRow]:
         """Yield who holds or awaits locks on all resources, or on one; by resource, and then in order of arrival."""
         async for row in pages(self._control, Verb.LOCK_LIST, "locks", {"resource": resource}, limit=limit):
-            yield LockRow(**row)
+            yield LockRow.read(row)
 
     async def acquire(
         self,
