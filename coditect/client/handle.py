@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -25,7 +24,7 @@ from coditect.errors import (
     TaskFailed,
     TaskRejected,
 )
-from coditect.messaging.event_stream import EventStream, EventStreams
+from coditect.messaging.event_stream import EventStreams
 from coditect.messaging.rpc import PartReader, Requests
 from coditect.model.duration import Duration, milliseconds, seconds
 from coditect.model.ids import AgentId, TaskId
@@ -284,16 +283,15 @@ class Handle:
             async for durable_event in self._run.told((*EVENT_PATTERNS, "task.*"), {self._run.id, self.task_id}):
                 yield durable_event
             return
-        now = asyncio.get_running_loop().time
-        last = math.inf
-        reply = self._reply or asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        over: asyncio.Future[None] = loop.create_future()
+        if self._reply is not None:
+            self._reply.add_done_callback(lambda _: loop.call_later(LAST_EVENT_SECONDS, over.cancel))
         async with self._event_stream.stream("task.*", subjects=(self.task_id,)) as stream:
-            while now() < last and (event := await _next_event(stream, reply)) is not None:
+            while (event := await stream.next_before(over)) is not None:
                 yield event
                 if event.type in ENDINGS:
                     return
-                if reply.done():
-                    last = min(last, now() + LAST_EVENT_SECONDS)
 
     async def cancel(self, *, reason: str = "") -> None:
         """Ask the agents, or the control plane for a durable task, to cancel the task.
@@ -309,19 +307,6 @@ class Handle:
     def forget(self) -> None:
         """Stop waiting for a direct task's result, and free its memory; the task goes on; does nothing if durable."""
         self._requests.forget(self._task.correlation_id or "")
-
-
-async def _next_event(stream: EventStream, reply: asyncio.Future[Outcome]) -> Event | None:
-    """Return the next event; None when the task has its outcome and no event follows within a second."""
-    waiting = asyncio.ensure_future(anext(stream))
-    either: set[asyncio.Future[Any]] = {waiting, reply}
-    try:
-        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-        if not waiting.done():
-            await asyncio.wait({waiting}, timeout=LAST_EVENT_SECONDS)
-        return waiting.result() if waiting.done() else None
-    finally:
-        waiting.cancel()
 
 
 async def _done_within(reply: asyncio.Future[Outcome], seconds_: float) -> bool:
