@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from difflib import get_close_matches
+from functools import partial
 from typing import Annotated, Any, Unpack
 
 from typing_extensions import TypedDict  # pydantic reads no other before Python 3.12
@@ -83,7 +84,7 @@ class Options:
     """Whether the task has a deadline, a latest start, a time limit or a number of attempts of its own."""
 
     def __post_init__(self) -> None:
-        for name, (default, checked) in _CHECKS.items():
+        for name, default, checked in _CHECKED:
             given = getattr(self, name)
             if given is not default:
                 object.__setattr__(self, name, checked(name, given))
@@ -223,29 +224,26 @@ def _instant(parameter: str, given: object) -> datetime:
     return given
 
 
-def _optional(check: Callable[..., Any], **bounds: Any) -> tuple[None, Callable[[str, Any], Any]]:
-    return None, lambda name, given: check(name, given, **bounds)
-
-
-_CHECKS: Mapping[str, tuple[Any, Callable[[str, Any], Any]]] = {
-    "priority": (Priority.P1, lambda name, given: arguments.choice(name, given, Priority)),
-    "timeout": _optional(arguments.span),
-    "deadline": _optional(arguments.moment),
-    "start_within": _optional(arguments.span),
-    "pin": _optional(arguments.text, shortest=1, longest=100),
-    "strategy": _optional(arguments.choice, kind=Strategy),
-    "wanted": (ANYTHING, _wanted),
-    "max_attempts": _optional(arguments.whole, low=1, high=1_000),
-    "results": (True, arguments.yes_or_no),
-    "stream": (False, arguments.yes_or_no),
-    "durable": (False, arguments.yes_or_no),
-    "idempotency_key": _optional(checked_key),
-    "delay": _optional(_delay),
-    "at": _optional(_instant),
-    "submit_timeout": (SUBMIT_SECONDS, arguments.span),
-    "headers": _optional(checked_headers),
-    "task_id": _optional(arguments.text, shortest=1),
+_CHECKS: Mapping[str, Callable[[str, Any], Any]] = {
+    "priority": partial(arguments.choice, kind=Priority),
+    "timeout": arguments.span,
+    "deadline": arguments.moment,
+    "start_within": arguments.span,
+    "pin": partial(arguments.text, shortest=1, longest=100),
+    "strategy": partial(arguments.choice, kind=Strategy),
+    "wanted": _wanted,
+    "max_attempts": partial(arguments.whole, low=1, high=1_000),
+    "results": arguments.yes_or_no,
+    "stream": arguments.yes_or_no,
+    "durable": arguments.yes_or_no,
+    "idempotency_key": checked_key,
+    "delay": _delay,
+    "at": _instant,
+    "submit_timeout": arguments.span,
+    "headers": checked_headers,
+    "task_id": partial(arguments.text, shortest=1),
 }
-"""The default of each option, and the check of any other value."""
-NONE_FIELDS = frozenset(name for name, (default, _) in _CHECKS.items() if default is None)
+_CHECKED = tuple((option.name, option.default, _CHECKS[option.name]) for option in fields(Options) if option.init)
+"""The name and the default of each option, and the check of any other value."""
+NONE_FIELDS = frozenset(name for name, default, _ in _CHECKED if default is None)
 """The names of the options that may be None."""
