@@ -134,11 +134,8 @@ def write_json(definition: Definition) -> str:
     return json.dumps(to_document(definition), indent=2, ensure_ascii=False)
 
 
-class _Open:
-    """The class of the marker `_END`, by which a parser event says that the innermost open object or list ends."""
-
-
-_END = _Open()
+_END: Any = object()
+"""What a parser event has in place of a value where the innermost open object or list ends."""
 
 
 @dataclass(frozen=True, slots=True)
