@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any
 
 from coditect.errors import InputError
 from coditect.messaging.control_plane import ControlPlane, pages, rows_of
@@ -12,19 +12,6 @@ from coditect.model.row import Row, read_row
 from coditect.wire.control import Verb
 from coditect.workflow.approvals.signing import signature
 from coditect.workflow.rows import ApprovalRow
-
-
-async def signed(control: ControlPlane, answer: dict[str, Any], key: str) -> dict[str, Any]:
-    """Return a person's answer to an approval with its signature, which also covers when the question was asked.
-
-    The control plane is asked for that time first.
-
-    Raises:
-        NotFound: when nothing was asked about the node.
-    """
-    decided = await control.ask(Verb.APPROVAL_SHOW, {"workflow": answer["workflow"], "node": answer["node"]})
-    asked_ms = int((decided.get("decision") or {}).get("at_ms") or 0)
-    return answer | {"signature": signature(key, answer, asked_ms=asked_ms)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,15 +79,6 @@ class AutonomyReport:
     needed: tuple[NeededPerson, ...]
     needed_is_whole: bool
     """Whether `needed` counts the whole period, and not only the latest 5,000 entries of the audit trail."""
-
-    @classmethod
-    def read(cls, answer: Mapping[str, Any], *, since_ms: int, until_ms: int) -> Self:
-        """Parse the report from an answer of the control plane.
-
-        Raises:
-            InvalidTask: when the answer has another form.
-        """
-        return read_row(cls, {**answer, "since_ms": since_ms, "until_ms": until_ms})
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,8 +155,12 @@ class Approvals:
 
     async def _answer(self, approval: str, key: str | None, **answer: Any) -> None:
         workflow, node = approval_place(approval)
-        asked = {"workflow": workflow, "node": node, **answer}
-        await self._control.ask(Verb.ANSWER, asked if key is None else await signed(self._control, asked, key))
+        answer |= {"workflow": workflow, "node": node}
+        if key is not None:  # the signature also covers when the question was asked
+            shown = await self._control.ask(Verb.APPROVAL_SHOW, {"workflow": workflow, "node": node})
+            asked_ms = int((shown.get("decision") or {}).get("at_ms") or 0)
+            answer["signature"] = signature(key, answer, asked_ms=asked_ms)
+        await self._control.ask(Verb.ANSWER, answer)
 
     async def audit(self, /, *, limit: int | None = None, **conditions: Any) -> AsyncIterator[AuditRow]:
         """Yield the entries of the audit trail, the latest first; of one `workflow`, the earliest first.
@@ -192,7 +174,7 @@ class Approvals:
     async def autonomy(self, *, since_ms: int, until_ms: int) -> AutonomyReport:
         """Report how much work that finished in a period needed no person; the first and last hour count whole."""
         answer = await self._control.ask(Verb.AUTONOMY, {"since": since_ms, "until": until_ms})
-        return AutonomyReport.read(answer, since_ms=since_ms, until_ms=until_ms)
+        return read_row(AutonomyReport, answer | {"since_ms": since_ms, "until_ms": until_ms})
 
 
 def approval_place(approval: str) -> tuple[str, str]:
