@@ -31,6 +31,7 @@ from coditect.codec import encode_any
 from coditect.collaboration.locks import Locking, LockRequests
 from coditect.collaboration.state import MAX_STATE_NAME_BYTES, SharedState, StateRequests
 from coditect.errors import CoditectError, InputError, Overloaded, ResultTimeout, SetupError, Unroutable
+from coditect.messaging.control_plane import ControlPlane
 from coditect.messaging.event_stream import EventStream, EventStreams
 from coditect.messaging.rpc import Requests
 from coditect.model import arguments
@@ -108,26 +109,13 @@ class Client(Locking):
         self._clock = clock or SystemClock()
         self.name = name or f"client-{token_hex(6)}"
         self._stack, self._background = AsyncExitStack(), Supervisor()
-        self._selector = Selector(registry, self._clock, self._background, metrics)
+        selector = Selector(registry, self._clock, self._background, metrics)
         self._requests = Requests(broker, name=self.name, blobs=blobs, metrics=metrics, tracing=tracing)
         self._event_stream = EventStreams(broker, name=self.name)
-        catalogue = CapabilityCatalogue(broker, registry)
-        self._direct = DirectLane(
-            broker,
-            self._clock,
-            selector=self._selector,
-            catalogue=catalogue,
-            requests=self._requests,
-            event_stream=self._event_stream,
-        )
-        self._workflow_lane = WorkflowLane(
-            broker,
-            self._clock,
-            catalogue=catalogue,
-            requests=self._requests,
-            event_stream=self._event_stream,
-        )
-        self._control = self._workflow_lane.control
+        self._control = ControlPlane(broker, self._requests, self._clock)
+        shared = CapabilityCatalogue(broker, registry), self._requests, self._event_stream
+        self._direct = DirectLane(broker, self._clock, selector, *shared)
+        self._workflow_lane = WorkflowLane(broker, self._clock, self._control, *shared)
         self._owned: tuple[Any, ...] = ()
 
     @classmethod

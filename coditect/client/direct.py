@@ -65,25 +65,16 @@ class _Sending:
     """How long the task may wait for the broker, each time it is sent."""
 
 
+@dataclass(slots=True, eq=False)
 class DirectLane:
     """The direct lane of one client, which publishes tasks straight to the capabilities' queues."""
 
-    def __init__(
-        self,
-        broker: Broker,
-        clock: Clock,
-        *,
-        selector: Selector,
-        catalogue: CapabilityCatalogue,
-        requests: Requests,
-        event_stream: EventStreams,
-    ) -> None:
-        self._broker = broker
-        self._clock = clock
-        self._selector = selector
-        self._catalogue = catalogue
-        self._requests = requests
-        self._event_stream = event_stream
+    _broker: Broker
+    _clock: Clock
+    _selector: Selector
+    _catalogue: CapabilityCatalogue
+    _requests: Requests
+    _event_stream: EventStreams
 
     async def submit(self, capability: str, body: bytes, options: Options, *, exclusive: bool = False) -> Handle:
         """Publish one direct task, again for up to 2 s while its queue is full; return its handle after the confirm.

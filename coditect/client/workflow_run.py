@@ -95,6 +95,7 @@ class Ending:
     """The node's last attempt; None for a workflow."""
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class WorkflowRun:
     """The handle of a started workflow; made by `Client.start`, or from the workflow's id by `Client.run`.
 
@@ -106,15 +107,12 @@ class WorkflowRun:
         NotFound: by every method, when the control plane has no such workflow.
     """
 
-    __slots__ = ("_control", "_event_stream", "id", "new")
-
-    def __init__(self, workflow: str, control: ControlPlane, *, event_stream: EventStreams, new: bool) -> None:
-        self.id = workflow
-        """The workflow's id, by which any process may ask the control plane."""
-        self.new = new
-        """Whether `start` started this workflow; False for an earlier one with the same key, or a handle from an id."""
-        self._control = control
-        self._event_stream = event_stream
+    id: str
+    """The workflow's id, by which any process may ask the control plane."""
+    _control: ControlPlane
+    _event_stream: EventStreams
+    new: bool
+    """Whether `start` started this workflow; False for an earlier one with the same key, or a handle from an id."""
 
     @property
     def shared(self) -> SharedState:

@@ -45,29 +45,21 @@ Progress = Callable[[int, int], object]
 """A callback with the number of nodes that the control plane has, and the number of all nodes."""
 
 
+@dataclass(slots=True, eq=False)
 class WorkflowLane:
     """The workflow lane of one client: sends workflows and durable tasks to the control plane."""
 
-    def __init__(
-        self,
-        broker: Broker,
-        clock: Clock,
-        *,
-        catalogue: CapabilityCatalogue,
-        requests: Requests,
-        event_stream: EventStreams,
-    ) -> None:
-        self._broker = broker
-        self._clock = clock
-        self.control = ControlPlane(broker, requests, clock)
-        """The sender of the client's requests to the control plane."""
-        self._catalogue = catalogue
-        self._requests = requests
-        self._event_stream = event_stream
+    _broker: Broker
+    _clock: Clock
+    control: ControlPlane
+    """The sender of the client's requests to the control plane."""
+    _catalogue: CapabilityCatalogue
+    _requests: Requests
+    _event_stream: EventStreams
 
     def run(self, workflow: str, *, new: bool = False) -> WorkflowRun:
         """Return the handle of a workflow by its id; `new` means that the control plane just accepted the workflow."""
-        return WorkflowRun(workflow, self.control, event_stream=self._event_stream, new=new)
+        return WorkflowRun(workflow, self.control, self._event_stream, new)
 
     async def start(
         self,
