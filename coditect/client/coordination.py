@@ -284,7 +284,12 @@ LONGEST_TEXT_BYTES = 1_000
 
 
 class Handoffs:
-    """The handoffs that the control plane keeps, each as long as its workflow."""
+    """The handoffs that the control plane keeps, each as long as its workflow.
+
+    Raises:
+        ControlPlaneRequired: by every method, when no dispatcher answers.
+        NotFound: by every method about one handoff that is unknown, or whose workflow is not kept any more.
+    """
 
     def __init__(self, control: ControlPlane) -> None:
         self._control = control
@@ -301,21 +306,13 @@ class Handoffs:
         """Yield the handoffs that fit all given conditions, without their contexts; the earliest workflow's come first.
 
         The conditions: a task, a workflow, an agent that hands off, was asked or accepted, and whether they are open.
-
-        Raises:
-            ControlPlaneRequired: when no dispatcher answers.
         """
         wanted = {"task": task, "workflow": workflow, "agent": agent, "open": open_only}
         async for row in pages(self._control, Verb.HANDOFF_LIST, "handoffs", wanted, limit=limit):
             yield HandoffRow.read(row)
 
     async def get(self, handoff: str) -> HandoffRow:
-        """Return a handoff, with the context that the task's owner passes on.
-
-        Raises:
-            NotFound: when it is unknown, or its workflow is not kept any more.
-            ControlPlaneRequired: when no dispatcher answers.
-        """
+        """Return a handoff, with the context that the task's owner passes on."""
         named = arguments.text("handoff", handoff, shortest=1)
         return HandoffRow.read(await self._control.ask(Verb.HANDOFF_SHOW, {"handoff": named}))
 
@@ -342,7 +339,6 @@ class Handoffs:
             Conflict: when the task is being handed off already.
             Retryable: when no agent has reported yet that it runs the task.
             TooLarge: when the context is over 64,000 bytes.
-            ControlPlaneRequired: when no dispatcher answers.
         """
         workflow, _, node = arguments.text("task", task, shortest=1, longest=LONGEST_TEXT_BYTES).partition(":")
         if not node:
@@ -366,7 +362,6 @@ class Handoffs:
         """Take an offered task over in the name of an agent that was asked; return the handoff as it is now.
 
         Raises:
-            NotFound: when it is unknown, or its workflow is not kept any more.
             InputError: when the agent was not asked.
         """
         return await self._answer(Verb.HANDOFF_ACCEPT, handoff, agent)
@@ -375,7 +370,6 @@ class Handoffs:
         """Decline an offered task in the name of an agent that was asked; return the handoff as it is now.
 
         Raises:
-            NotFound: when it is unknown, or its workflow is not kept any more.
             InputError: when the agent was not asked.
         """
         checked = arguments.text("reason", reason, longest=LONGEST_TEXT_BYTES)
@@ -388,12 +382,7 @@ class Handoffs:
         return HandoffRow.read(await self._control.ask(verb, {"handoff": handoff, "agent": named} | more))
 
     async def withdraw(self, handoff: str, *, by: str | None = None, reason: str = "") -> HandoffRow:
-        """Withdraw an open handoff, so that the task stays with its owner; return the handoff as it is now. Idempotent.
-
-        Raises:
-            NotFound: when it is unknown, or its workflow is not kept any more.
-            ControlPlaneRequired: when no dispatcher answers.
-        """
+        """Withdraw an open handoff, so that the task stays with its owner; return it as it is now. Idempotent."""
         body = {
             "handoff": arguments.text("handoff", handoff, shortest=1),
             "by": by or self._control.name,
