@@ -162,7 +162,7 @@ class Workflow:
         waits, required = None if timeout is None else fields.duration_ms(timeout), artifacts or {}
         answers = (fields.some_text(question), waits, fields.one_of(OnTimeout)(on_timeout))
         work = Approval(*answers, fields.artifacts(required))
-        return self._add(work, question, _placed(placing), [*required.values()])
+        return self._add(work, question, _placed(placing, "timeout"), [*required.values()])
 
     def wait(self, period: Duration, **placing: Unpack[Placing]) -> Node:
         """Add a node that waits for a period of time, from when its predecessors permit it to run."""
@@ -175,7 +175,7 @@ class Workflow:
     def signal(self, signal: str, *, timeout: Duration | None = None, **placing: Unpack[Placing]) -> Node:
         """Add a node that waits for a signal of the given name, and fails when its timeout ends before."""
         waits = None if timeout is None else fields.duration_ms(timeout)
-        return self._add(AwaitSignal(fields.signal(signal), waits), signal, _placed(placing))
+        return self._add(AwaitSignal(fields.signal(signal), waits), signal, _placed(placing, "timeout"))
 
     def workflow(
         self,
@@ -288,8 +288,9 @@ _OWN = TaskOptions.__annotations__.keys() - Placing.__annotations__.keys()
 """The options of a task node that no other kind of node has."""
 
 
-def _placed(placing: Placing) -> _Place:
-    arguments.check_names("A node of a workflow", placing, ("timeout", *Placing.__annotations__))
+def _placed(placing: Placing, *own: str) -> _Place:
+    """Return where a node is placed; `own` are the names of its further options, to which an error may point."""
+    arguments.check_names("A node of a workflow", placing, (*own, *Placing.__annotations__))
     return _Place(**placing)
 
 

@@ -157,6 +157,7 @@ def test_the_input_is_a_copy_and_a_literal_stays_as_it_stands() -> None:
         lambda flow: flow.approval(" "),
         lambda flow: flow.approval("?", on_timeout="wait"),
         lambda flow: flow.wait("soon"),
+        lambda flow: flow.wait("5s", timeout="1s"),
         lambda flow: flow.wait_until("2026-12-24"),
         lambda flow: flow.wait_until({"at": "2026-12-24T08:00:00Z"}),
         lambda flow: flow.signal("not a name"),
