@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shlex
 import time
-from collections.abc import AsyncIterator, Iterable
-from contextlib import ExitStack, asynccontextmanager
-from dataclasses import asdict
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -28,23 +29,21 @@ from coditect.cli.terminal.options import (
 from coditect.cli.terminal.output import FieldsView, Output, OutputOption, TableView, json_text, render, say, show
 from coditect.cli.terminal.progress import LINE_SECONDS, Show, shown_progress
 from coditect.cli.terminal.tables import nodes_table, workflow_fields
-from coditect.errors import InputError
+from coditect.errors import CoditectError, InputError
 from coditect.goals.plan import MAX_GOAL_TOKENS, MOST_PLANS
 from coditect.goals.planners import Planner
 from coditect.goals.pursuit import GoalResult
-from coditect.operations import workflows
 from coditect.operations.connections import Connections
 from coditect.operations.goals import GoalOrder, pursue_goal
-from coditect.operations.workflows import (
-    AcceptedWorkflow,
-    EndedWorkflow,
-    WorkflowOrder,
-    likely_mistakes,
-)
+from coditect.operations.workflows import AcceptedWorkflow, failure_of, likely_mistakes
 from coditect.settings.settings import read_variables
 from coditect.workflow.definition import Definition
 from coditect.workflow.patterns.pattern import WorkflowPattern, find_pattern, load_patterns, make_workflow
-from coditect.workflow.rows import ApprovalRow
+from coditect.workflow.rows import ApprovalRow, NodeRow, WorkflowRow
+from coditect.workflow.states import TaskState, WorkflowState
+
+if TYPE_CHECKING:
+    from coditect.client.client import Client
 
 MOST_SHOWN = 10_000
 """The largest number of characters of a value that the text output shows; JSON shows the whole value."""
@@ -73,6 +72,17 @@ PlanCapabilityOption = Annotated[
 ]
 PlansOption = Annotated[int, typer.Option("--plans", min=1, max=10, help="How many plans of a goal are tried.")]
 TokensOption = Annotated[int, typer.Option("--tokens", min=100, help="Most tokens for a goal's plans, in and out.")]
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """A workflow to start; without `wait` it is not followed."""
+
+    definition: Definition
+    body: bytes
+    key: str | None
+    wait: str | None
+    labels: Mapping[str, str]
 
 
 @app.command("start")
@@ -134,72 +144,107 @@ def start_workflow(
         definition = load_file(Path(file or ""), None)
     else:
         definition = make_workflow(pattern, read_parameters(parameters), folder or ())
-    order = WorkflowOrder(definition, read_body(body), key, None if detach else wait, labels_of(label))
+    order = _Order(definition, read_body(body), key, None if detach else wait, labels_of(label))
     _run_order(context, order, output)
 
 
-def _run_order(context: typer.Context, order: WorkflowOrder, output: Output) -> None:
+def _run_order(context: typer.Context, order: _Order, output: Output) -> None:
     """Start a workflow and print its id; or, if awaited, follow it, print nodes and value, and raise if it failed."""
-    _say_mistakes(order.definition)
+    for sentence in likely_mistakes(order.definition):
+        say(sentence)
     ran = run_loop(_run(connections(context), order))
     if isinstance(ran, AcceptedWorkflow):
         render(output, {"workflow": ran.id, "state": ran.state, "new": ran.new}, ran.id)
         return
-    document = {**asdict(ran.row), "value": ran.value, "nodes": ran.nodes}
-    render(output, document, *nodes_table(ran.nodes), "", workflow_fields(ran.row))
-    if ran.error is not None:
-        raise ran.error if output is Output.TABLE else typer.Exit(ran.error.exit_code)
+    row, nodes, value = ran
+    render(output, {**asdict(row), "value": value, "nodes": nodes}, *nodes_table(nodes), "", workflow_fields(row))
+    if (error := failure_of(row, nodes)) is not None:
+        raise error if output is Output.TABLE else typer.Exit(error.exit_code)
     if output is Output.TABLE:
-        value = json_text(ran.value)
-        show("", FieldsView({"value": value[:MOST_SHOWN]}))
-        if len(value) > MOST_SHOWN:
-            say(f"{MOST_SHOWN} characters shown of {len(value)}; --output json has them all.")
+        text = json_text(value)
+        show("", FieldsView({"value": text[:MOST_SHOWN]}))
+        if len(text) > MOST_SHOWN:
+            say(f"{MOST_SHOWN} characters shown of {len(text)}; --output json has them all.")
 
 
-async def _run(opened: Connections, order: WorkflowOrder) -> AcceptedWorkflow | EndedWorkflow:
-    with ExitStack() as stack:
-        return await workflows.run_workflow(opened, order, _Watcher(order, stack))
+async def _run(opened: Connections, order: _Order) -> AcceptedWorkflow | tuple[WorkflowRow, list[NodeRow], Any]:
+    """Start a workflow; if it is awaited, return its row, nodes and value at its end. It outlives an interrupt."""
+    async with opened.fleet() as client:
+        run = await client.start(
+            order.definition, order.body, idempotency_key=order.key, progress=_sent(), labels=order.labels
+        )
+        accepted = AcceptedWorkflow(run.id, WorkflowState.ACCEPTED if run.new else await run.state(), run.new)
+        if not run.new:
+            where = f"ended: {accepted.state}" if accepted.state.terminal else f"still {accepted.state}"
+            say(f"already accepted as {run.id}, {where}")
+        elif order.wait is not None:
+            say(f"{run.id} accepted: {order.definition.name}, {len(order.definition.nodes)} nodes")
+        if order.wait is None:
+            return accepted
+        see = f"It goes on. See it: coditect workflow get {run.id}; end it: coditect workflow cancel {run.id}"
+        with going_on(see), shown_progress() as shown:
+            following = _Following(client, run.id, shown)
+            asking = asyncio.create_task(following.ask())
+            try:
+                state = await run.wait(timeout=order.wait, seen=following.seen)
+            finally:
+                asking.cancel()
+                await asyncio.wait([asking])
+            nodes = [node async for node in run.nodes()]
+            value = await run.result() if state is WorkflowState.COMPLETED else None
+            return await run.overview(), nodes, value
 
 
-class _Watcher:
-    """Callbacks of `workflow start` that print a workflow's progress and its open approvals."""
+def _sent() -> Callable[[int, int], None]:
+    """Return a function that prints how many nodes of a large workflow were sent, at most once a second."""
+    said_at = time.monotonic()
 
-    def __init__(self, order: WorkflowOrder, stack: ExitStack) -> None:
-        self._order = order
-        self._stack = stack
-        self._said_at = time.monotonic()
-        self.seen: Show = lambda _: None
-
-    def uploaded(self, nodes: int, of: int) -> None:
-        """Print how many nodes of a large workflow were sent, at most once a second."""
-        if nodes < of and time.monotonic() - self._said_at >= LINE_SECONDS:
-            self._said_at = time.monotonic()
+    def sent(nodes: int, of: int) -> None:
+        nonlocal said_at
+        if nodes < of and time.monotonic() - said_at >= LINE_SECONDS:
+            said_at = time.monotonic()
             say(f"{nodes} of {of} nodes sent")
 
-    def accepted(self, accepted: AcceptedWorkflow) -> None:
-        """Print the id of a workflow if it is awaited or was accepted before; show the progress of an awaited one."""
-        run, followed, definition = accepted.id, self._order.wait is not None, self._order.definition
-        if not accepted.new:
-            where = f"ended: {accepted.state}" if accepted.state.terminal else f"still {accepted.state}"
-            say(f"already accepted as {run}, {where}")
-        elif followed:
-            say(f"{run} accepted: {definition.name}, {len(definition.nodes)} nodes")
-        if followed:
-            see = f"It goes on. See it: coditect workflow get {run}; end it: coditect workflow cancel {run}"
-            self._stack.enter_context(going_on(see))
-            self.seen = self._stack.enter_context(shown_progress())
-
-    def asked(self, approval: ApprovalRow) -> None:
-        """Print an open approval's question and the commands that show what it is about and answer it."""
-        ident = shlex.quote(f"{approval.workflow}:{approval.node}")
-        say(f"{approval.node} waits for an answer: {approval.question}")
-        for verb in ("get", "grant", "deny"):
-            say(f"  coditect approval {verb} {ident}")
+    return sent
 
 
-def _say_mistakes(definition: Definition) -> None:
-    for sentence in likely_mistakes(definition):
-        say(sentence)
+class _Following:
+    """What is shown of a workflow that runs: its progress, and once each approval that it waits for."""
+
+    def __init__(self, client: Client, workflow: str, shown: Show) -> None:
+        self._client = client
+        self._workflow = workflow
+        self._shown = shown
+        self._counts: Mapping[TaskState, int] = {}
+        self._news = asyncio.Event()
+        self._asked = set[str]()
+
+    def seen(self, row: WorkflowRow | None) -> None:
+        """Show the progress; if an approval waits and node counts changed, wake `ask`."""
+        self._shown(row)
+        if row is not None and row.counts.get(TaskState.AWAITING_APPROVAL) and row.counts != self._counts:
+            self._counts = row.counts
+            self._news.set()
+
+    async def ask(self) -> None:
+        """Print each new approval that the workflow waits for, with the commands that answer it, until canceled."""
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            try:
+                async for approval in self._client.approvals.list():
+                    if approval.workflow == self._workflow and approval.node not in self._asked:
+                        self._asked.add(approval.node)
+                        _say_question(approval)
+            except CoditectError:
+                self._counts = {}  # the next look asks again
+
+
+def _say_question(approval: ApprovalRow) -> None:
+    ident = shlex.quote(f"{approval.workflow}:{approval.node}")
+    say(f"{approval.node} waits for an answer: {approval.question}")
+    for verb in ("get", "grant", "deny"):
+        say(f"  coditect approval {verb} {ident}")
 
 
 def load_file(file: Path, capabilities: list[str] | None) -> Definition:

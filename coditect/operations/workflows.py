@@ -1,4 +1,4 @@
-"""Use cases for workflows: run, follow, show and control them, answer their approvals, explain their failures.
+"""Use cases for workflows: show them, tell what happened to them, and explain their failures.
 
 A call to the control plane raises ControlPlaneRequired when no dispatcher answers, BrokerUnavailable (retryable) when
 the broker does not, and NotFound for a workflow or a node that the control plane does not have.
@@ -6,22 +6,20 @@ the broker does not, and NotFound for a workflow or a node that the control plan
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from uuid import UUID
 
-from coditect.errors import CoditectError, TaskError
+from coditect.errors import TaskError
 from coditect.operations.connections import Connections
 from coditect.workflow.attempt_row import AttemptRow
 from coditect.workflow.definition import COMPENSATION, Definition, Each
-from coditect.workflow.rows import ApprovalRow, NodeInput, NodeRow, RestoreRow, WorkflowRow
+from coditect.workflow.rows import NodeInput, NodeRow, RestoreRow, WorkflowRow
 from coditect.workflow.states import TaskState, WorkflowState
 
 if TYPE_CHECKING:
-    from coditect.client.client import Client
     from coditect.client.workflow_run import Ending
 
 MOST_NAMED_CAUSES = 5
@@ -39,19 +37,6 @@ _ENDED: Mapping[TaskState, str] = {
 
 
 @dataclass(frozen=True, slots=True)
-class WorkflowOrder:
-    """A workflow to start: its definition, its JSON input and its options."""
-
-    definition: Definition
-    input: bytes
-    key: str | None
-    """The idempotency key: a second start with the same key returns the same workflow."""
-    wait: str | None
-    """How long to follow the workflow, as a duration; None means not to follow it."""
-    labels: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
 class AcceptedWorkflow:
     """A workflow that the control plane accepted, with its state."""
 
@@ -59,36 +44,6 @@ class AcceptedWorkflow:
     state: WorkflowState
     new: bool
     """Whether this start created the workflow; False when an earlier start had the same key."""
-
-
-@dataclass(frozen=True, slots=True)
-class EndedWorkflow:
-    """A workflow that was followed to its end: the control plane's report of it, its nodes and its value."""
-
-    row: WorkflowRow
-    nodes: list[NodeRow]
-    value: Any
-    """The workflow's value; None when the workflow did not complete."""
-
-    @property
-    def error(self) -> TaskError | None:
-        """The error of a workflow that did not complete, with the first cause; None for a completed one."""
-        if self.row.state is WorkflowState.COMPLETED:
-            return None
-        unended = [node.name for node in self.nodes if node.state in WORST_FIRST]
-        ended = self.row.ended_as or self.row.state
-        again = "start it again"
-        if self.row.state is not WorkflowState.COMPENSATED:
-            again = f"`coditect workflow resume {self.row.workflow}`"
-        return TaskError(
-            f"The workflow {'failed' if ended is WorkflowState.FAILED else f'was {ended.value}'}",
-            cause=first_cause(self.nodes),
-            workflow=self.row.workflow,
-            reason=self.row.reason,
-            nodes=tuple(_some(unended)),
-            **({} if self.row.ended_as is None else {"state": self.row.state.value}),
-            fix=f"`coditect workflow get {self.row.workflow}` has every attempt; mend the cause, then {again}",
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,86 +57,6 @@ class WorkflowDetails:
     """The end of the one node asked for; None without such a node, or before its end."""
     input: NodeInput | None
     """What the one node asked for was given; None without such a node."""
-
-
-class WorkflowWatcher(Protocol):
-    """The callbacks by which `run_workflow` reports a workflow's progress to its caller."""
-
-    def uploaded(self, nodes: int, of: int) -> None:
-        """Receive, after each chunk of a workflow, how many of its nodes were sent to the control plane."""
-
-    def accepted(self, accepted: AcceptedWorkflow) -> None:
-        """Receive, once, that the control plane accepted the workflow."""
-
-    def seen(self, row: WorkflowRow | None, /) -> None:
-        """Receive the state and node counts of the followed workflow; None when the control plane did not answer."""
-
-    def asked(self, approval: ApprovalRow) -> None:
-        """Receive each approval that the followed workflow waits for, once."""
-
-
-async def run_workflow(
-    opened: Connections, order: WorkflowOrder, watcher: WorkflowWatcher
-) -> AcceptedWorkflow | EndedWorkflow:
-    """Start a workflow and follow it to its end; with `wait=None` return when it is accepted.
-
-    A workflow goes on when the caller is canceled.
-
-    Raises:
-        InvalidWorkflow: when the definition is wrong, or no agent offers one of its capabilities.
-        ResultTimeout: when it did not end in time; it goes on.
-        CoditectError: the others of `Client.start`.
-    """
-    async with opened.fleet() as client:
-        run = await client.start(
-            order.definition, order.input, idempotency_key=order.key, progress=watcher.uploaded, labels=order.labels
-        )
-        accepted = AcceptedWorkflow(run.id, WorkflowState.ACCEPTED if run.new else await run.state(), run.new)
-        watcher.accepted(accepted)
-        if order.wait is None:
-            return accepted
-        questions = _Questions(client, run.id, watcher)
-        telling = asyncio.create_task(questions.tell())
-        try:
-            state = await run.wait(timeout=order.wait, seen=questions.look)
-        finally:
-            telling.cancel()
-            await asyncio.wait([telling])
-        nodes = [node async for node in run.nodes()]
-        value = await run.result() if state is WorkflowState.COMPLETED else None
-        return EndedWorkflow(await run.overview(), nodes, value)
-
-
-class _Questions:
-    """The reporter of the approvals that a running workflow waits for: it passes each to the caller's watcher once."""
-
-    def __init__(self, client: Client, workflow: str, watcher: WorkflowWatcher) -> None:
-        self._client = client
-        self._workflow = workflow
-        self._watcher = watcher
-        self._counts: Mapping[TaskState, int] = {}
-        self._news = asyncio.Event()
-        self._told: set[str] = set()
-
-    def look(self, row: WorkflowRow | None) -> None:
-        """Pass a workflow's report to the watcher; if an approval waits and node counts changed, wake `tell`."""
-        self._watcher.seen(row)
-        if row is not None and row.counts.get(TaskState.AWAITING_APPROVAL) and row.counts != self._counts:
-            self._counts = row.counts
-            self._news.set()
-
-    async def tell(self) -> None:
-        """Pass each approval that the workflow waits for to the watcher, once, when `look` asks; run until canceled."""
-        while True:
-            await self._news.wait()
-            self._news.clear()
-            try:
-                async for approval in self._client.approvals.list():
-                    if approval.workflow == self._workflow and approval.node not in self._told:
-                        self._told.add(approval.node)
-                        self._watcher.asked(approval)
-            except CoditectError:
-                self._counts = {}  # the next look asks again
 
 
 async def show_nodes(opened: Connections, workflow: str) -> tuple[str, list[NodeRow]]:
@@ -202,6 +77,26 @@ async def show_workflow(opened: Connections, workflow: str, node: str | None) ->
         return WorkflowDetails(
             overview, nodes, attempts, ending if ending is not None and ending.state.terminal else None, given
         )
+
+
+def failure_of(row: WorkflowRow, nodes: Sequence[NodeRow]) -> TaskError | None:
+    """Return the error of a workflow that ended, with the first cause; None for a completed one."""
+    if row.state is WorkflowState.COMPLETED:
+        return None
+    unended = [node.name for node in nodes if node.state in WORST_FIRST]
+    ended = row.ended_as or row.state
+    again = "start it again"
+    if row.state is not WorkflowState.COMPENSATED:
+        again = f"`coditect workflow resume {row.workflow}`"
+    return TaskError(
+        f"The workflow {'failed' if ended is WorkflowState.FAILED else f'was {ended.value}'}",
+        cause=first_cause(nodes),
+        workflow=row.workflow,
+        reason=row.reason,
+        nodes=tuple(unended if len(unended) <= MOST_NAMED_CAUSES else [*unended[:MOST_NAMED_CAUSES], "…"]),
+        **({} if row.ended_as is None else {"state": row.state.value}),
+        fix=f"`coditect workflow get {row.workflow}` has every attempt; mend the cause, then {again}",
+    )
 
 
 def first_cause(rows: Sequence[NodeRow]) -> str:
@@ -248,10 +143,6 @@ def in_order(rows: Sequence[NodeRow]) -> list[NodeRow]:
         return depths.get(name, depths[row.name]), name, int(index[:-1]) if index[:-1].isdecimal() else -1, row.name
 
     return sorted(rows, key=place)
-
-
-def _some(names: Sequence[str]) -> list[str]:
-    return [*names[:MOST_NAMED_CAUSES], "…"] if len(names) > MOST_NAMED_CAUSES else list(names)
 
 
 @dataclass(frozen=True, slots=True)
