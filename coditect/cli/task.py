@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from dataclasses import asdict
 from typing import Annotated, Any, Unpack
 
 import typer
 
+from coditect.aio.clock import SystemClock
 from coditect.aio.loop import run_loop
 from coditect.cli.connections import (
     ask,
@@ -44,19 +47,25 @@ from coditect.cli.terminal.output import (
 )
 from coditect.cli.terminal.progress import shown_events
 from coditect.cli.terminal.tables import attempts_table, nodes_table, path_table, show_why_not
-from coditect.client.options import TaskOptions, options_of_task
+from coditect.client.handle import Handle, task_error
+from coditect.client.options import Options, TaskOptions, options_of_task
 from coditect.collaboration.handoffs import HandoffRow, HandoffState
-from coditect.errors import CoditectError, InputError
+from coditect.errors import InputError, ResultTimeout, StreamRestarted, TaskError
 from coditect.model.capability import check_capability_name
-from coditect.model.result import Outcome, Status
+from coditect.model.ids import TaskId
+from coditect.model.message import Event
+from coditect.model.result import ENDINGS, Outcome, Status
 from coditect.operations import tasks
 from coditect.operations.connections import Connections
 from coditect.operations.documents import TaskDocument
 from coditect.operations.explain import TaskQuestion
 from coditect.operations.locate import DEFAULT_MOST, why_not_task
-from coditect.operations.tasks import ListedTask, TaskOrder
+from coditect.operations.tasks import ListedTask
 from coditect.operations.trace import task_path
 from coditect.wire.json import dumps, loads
+
+LAST_EVENTS_SECONDS = 0.5
+"""How long a task's last events may arrive after its result."""
 
 CapabilityArgument = Annotated[
     str, typer.Argument(help="What to do, e.g. hello.greet.", autocompletion=complete_capability)
@@ -106,10 +115,9 @@ def submit_task(
     if stream and (no_wait or detach):
         raise InputError("Parts are printed while the command waits", fix="--stream without --no-wait and --detach")
     options = options_of_task(fields, idempotency_key=key, stream=stream)
-    order = TaskOrder(capability, _input(body, named_body, binary=binary), options)
-    until = None if no_wait or detach else wait
-    work = _submit_durable if detach or options.kept else _submit
-    task_id, outcome = run_loop(work(connections(context), order, until))
+    value, until = _input(body, named_body, binary=binary), None if no_wait or detach else wait
+    submit = _submit_durable if detach or options.kept else _submit
+    task_id, outcome = run_loop(submit(connections(context), capability, value, options, until))
     if outcome is None:
         render(output, {"task_id": task_id, "status": "submitted"}, task_id)
     elif not stream or outcome.status is not Status.COMPLETED:
@@ -231,53 +239,93 @@ def _input(argument: str | None, option: str | None, *, binary: bool) -> bytes:
 
 
 def _tell(task_id: str, outcome: Outcome, output: Output, *, whole: str | None = None) -> None:
+    failed = None if outcome.status is Status.COMPLETED else task_error(outcome)
     if output is not Output.TABLE:
         render(output, outcome_json(task_id, outcome))
-        if outcome.status is not Status.COMPLETED:
-            raise typer.Exit(failure_of(outcome).exit_code)
-        return
-    if outcome.status is not Status.COMPLETED:
-        failed = failure_of(outcome)
+        if failed is not None:
+            raise typer.Exit(failed.exit_code)
+    elif failed is not None:
         if outcome.failure is not None and (where := raised_at(outcome.failure.traceback)):
             failed.facts |= {"where": where, "traceback": whole or f"coditect task get {task_id} --output json"}
         raise failed
-    if outcome.binary:
+    elif outcome.binary:
         typer.echo(outcome.body, nl=False)
     else:
         write_json(loads(outcome.body))
 
 
-async def _submit(opened: Connections, order: TaskOrder, wait: str | None) -> tuple[str, Outcome | None]:
-    with ExitStack() as stack:
+async def _submit(
+    opened: Connections, capability: str, body: bytes, options: Options, wait: str | None
+) -> tuple[str, Outcome | None]:
+    """Publish a direct task, and return its id; with a wait, show its events from the first one on, and its outcome.
 
-        def submitted(task_id: str) -> None:
-            say(f"{task_id} submitted to {order.capability}")
-            where = f"coditect task get {task_id} --why-not --capability {order.capability}"
-            end = f"coditect task cancel {task_id}"
-            stack.enter_context(going_on(f"The task goes on. Where it is: {where}; to end it: {end}"))
+    Of a streamed result, the wait bounds the wait for each part.
+    """
+    async with opened.client() as client, AsyncExitStack() as stack:
+        task_id = TaskId(SystemClock().new_id())  # known before, so that its first event is heard, too
+        events = None if wait is None else await stack.enter_async_context(client.events("task.*", of=task_id))
+        handle = await client.submit(capability, body, options=options, task_id=task_id)
+        if wait is None or events is None:
+            return handle.task_id, None
+        say(f"{handle.task_id} submitted to {capability}")
+        where = f"coditect task get {handle.task_id} --why-not --capability {capability}"
+        end = f"coditect task cancel {handle.task_id}"
+        watching = asyncio.create_task(_show(events, handle.task_id))
+        try:
+            with going_on(f"The task goes on. Where it is: {where}; to end it: {end}"):
+                if options.stream:
+                    await _print_parts(handle, wait)
+                return handle.task_id, await handle.outcome(timeout=wait)
+        finally:
+            await asyncio.wait([watching], timeout=LAST_EVENTS_SECONDS)
+            watching.cancel()
+            await asyncio.wait([watching])
 
-        part = _print_part if order.options.stream else None
-        return await tasks.submit_task(opened, order, wait, submitted=submitted, shown=shown_events, part=part)
+
+async def _show(events: AsyncIterator[Event], task_id: str) -> None:
+    """Show a task's events up to its last one."""
+    with shown_events() as show:
+        async for event in events:
+            if event.subject == task_id:
+                show(event)
+                if event.type in ENDINGS:
+                    return
 
 
-def _print_part(part: Any) -> None:
-    typer.echo(dumps(part))
+async def _print_parts(handle: Handle, wait: str) -> None:
+    """Print each part of a streamed result; cancel the task if its parts begin again. Its failure is not raised here.
+
+    Raises:
+        StreamRestarted: when the task is executed again, after parts of it were printed.
+        ResultTimeout: when no part came in time.
+    """
+    try:
+        async for part in handle.stream(timeout=wait):
+            typer.echo(dumps(part))
+    except StreamRestarted:
+        await handle.cancel(reason="its parts began again")
+        raise
+    except TaskError as error:
+        if isinstance(error, ResultTimeout):
+            raise
 
 
-async def _submit_durable(opened: Connections, order: TaskOrder, wait: str | None) -> tuple[str, Outcome | None]:
-    if order.options.pin is not None:
+async def _submit_durable(
+    opened: Connections, capability: str, body: bytes, options: Options, wait: str | None
+) -> tuple[str, Outcome | None]:
+    if options.pin is not None:
         say("A durable task prefers no agent; --agent is left out.")
-    with ExitStack() as stack:
-
-        def accepted(task_id: str, new: bool) -> None:
-            if not new:
-                say(f"{task_id} has this key already; nothing new was submitted.")
-            elif wait is not None:
-                say(f"{task_id} accepted for {order.capability}")
-            if wait is not None:
-                stack.enter_context(going_on(f"The task goes on. Its value: coditect task get {task_id} --wait 10m"))
-
-        return await tasks.submit_durable(opened, order, wait, accepted=accepted)
+    async with opened.fleet() as client:
+        handle = await client.submit(capability, body, options=options, durable=True)
+        task_id = handle.task_id
+        if not handle.run.new:
+            say(f"{task_id} has this key already; nothing new was submitted.")
+        elif wait is not None:
+            say(f"{task_id} accepted for {capability}")
+        if wait is None:
+            return task_id, None
+        with going_on(f"The task goes on. Its value: coditect task get {task_id} --wait 10m"):
+            return task_id, await handle.outcome(timeout=wait)
 
 
 async def _wait(opened: Connections, task_id: str, wait: str) -> Outcome:
@@ -293,13 +341,6 @@ def outcome_json(task_id: str, outcome: Outcome) -> dict[str, object]:
     if not outcome.binary:
         del document["value_base64"]
     return document
-
-
-def failure_of(outcome: Outcome) -> CoditectError:
-    """Return the error of a task that ended without a value; the error carries the command's exit code."""
-    from coditect.client.handle import task_error
-
-    return task_error(outcome)
 
 
 handoff_app = typer.Typer(no_args_is_help=True, help="List, read and withdraw handoffs of running tasks.")
@@ -396,22 +437,23 @@ def withdraw_handoff(
 
 
 def _handoff_facts(row: HandoffRow) -> FieldsView:
-    shown = {
-        "handoff": row.handoff,
-        "task": row.task,
-        "state": row.state.value,
-        "from": f"{row.owner}, fence {row.fence}",
-        "to": f"{row.to}, as {row.capability}",
-        "by": row.by,
-        "why": row.why,
-        "reason": row.reason,
-        "context": "" if row.context is None else dumps(row.context).decode(),
-        "begun": instant(row.begun_ms),
-        "until": instant(row.until_ms),
-        "ended": instant(row.ended_ms) if row.ended_ms else "",
-        "next": ", ".join(row.waiting),
-    }
-    return FieldsView({name: value for name, value in shown.items() if value})
+    return FieldsView(
+        {
+            "handoff": row.handoff,
+            "task": row.task,
+            "state": row.state.value,
+            "from": f"{row.owner}, fence {row.fence}",
+            "to": f"{row.to}, as {row.capability}",
+            "by": row.by,
+            "why": row.why,
+            "reason": row.reason,
+            "context": "" if row.context is None else dumps(row.context).decode(),
+            "begun": instant(row.begun_ms),
+            "until": instant(row.until_ms),
+            "ended": instant(row.ended_ms) if row.ended_ms else "",
+            "next": ", ".join(row.waiting),
+        }
+    )
 
 
 def _asked(row: HandoffRow) -> TableView:

@@ -6,7 +6,7 @@ from typing import Annotated, Unpack
 
 import typer
 
-from coditect.cli.connections import ask, complete_workflow, connections
+from coditect.cli.connections import ask, complete_workflow, connections, listed
 from coditect.cli.terminal.options import (
     ByOption,
     LimitOption,
@@ -50,17 +50,11 @@ def list_threads(
     Example: coditect thread list --participant ada --open
     """
     opened = connections(context)
+    conditions = {"participant": participant or None, "task": task or None}
+    conditions |= {"workflow": workflow or None, "ticket": ticket or None}
 
     async def look() -> ShownAnswer:
-        rows = await threads.list_threads(
-            opened,
-            participant=participant or None,
-            task=task or None,
-            workflow=workflow or None,
-            ticket=ticket or None,
-            open_only=open_only,
-            limit=limit,
-        )
+        rows = await listed(opened, lambda client: client.threads.list(**conditions, open_only=open_only, limit=limit))
         columns = ("thread", "type", "title", "participants", "messages", "last", "state")
         cells = [
             (
@@ -178,18 +172,21 @@ def close_thread(
 
 
 def _thread_facts(row: ThreadRow) -> FieldsView:
-    shown = {
-        "thread": row.thread,
-        "type": row.type,
-        "title": row.title,
-        "participants": ", ".join(f"{name} (read {row.read.get(name, 0)} of {row.last})" for name in row.participants),
-        "task": row.task,
-        "workflow": row.workflow,
-        "ticket": row.ticket,
-        "begun": instant(row.begun_ms),
-        "closed": f"{instant(row.closed_ms)} {row.reason}" if row.closed_ms else "",
-    }
-    return FieldsView({name: value for name, value in shown.items() if value})
+    return FieldsView(
+        {
+            "thread": row.thread,
+            "type": row.type,
+            "title": row.title,
+            "participants": ", ".join(
+                f"{name} (read {row.read.get(name, 0)} of {row.last})" for name in row.participants
+            ),
+            "task": row.task,
+            "workflow": row.workflow,
+            "ticket": row.ticket,
+            "begun": instant(row.begun_ms),
+            "closed": f"{instant(row.closed_ms)} {row.reason}" if row.closed_ms else "",
+        }
+    )
 
 
 def _messages(found: ShownThread) -> TableView:

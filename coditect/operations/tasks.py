@@ -1,4 +1,4 @@
-"""Use cases for tasks: submit and follow a task, list tasks, show a durable task, wait for it, cancel a task.
+"""Use cases for tasks: list tasks, show a durable one, cancel one.
 
 A call to the control plane raises ControlPlaneRequired when no dispatcher answers; every call raises BrokerUnavailable,
 which is retryable, when the broker does not answer.
@@ -7,19 +7,13 @@ which is retryable, when the broker does not answer.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractContextManager, AsyncExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
-from coditect.aio.clock import SystemClock
 from coditect.client.client import Client
-from coditect.client.handle import DURABLE_NODE, Handle, durable_id, workflow_of
-from coditect.client.options import Options
-from coditect.errors import NotFound, ResultTimeout, StreamRestarted, TaskError
-from coditect.model.ids import TaskId
-from coditect.model.message import Event
-from coditect.model.result import ENDINGS, Outcome
+from coditect.client.handle import DURABLE_NODE, durable_id, workflow_of
+from coditect.errors import NotFound
+from coditect.model.result import Outcome
 from coditect.operations.connections import Connections
 from coditect.operations.locate import TaskPlace, find_task, task_verdict
 from coditect.operations.overview import RunningTask, running_tasks
@@ -28,31 +22,12 @@ from coditect.workflow.attempt_row import AttemptRow
 from coditect.workflow.rows import NodeRow, WorkflowRow
 from coditect.workflow.states import TaskState
 
-LAST_EVENTS_SECONDS = 0.5
-"""How long a task's last events may arrive after its result."""
-
 SEARCHED_WORKFLOWS = 1_000
 """The number of latest workflows among which `list_tasks` looks for durable tasks."""
 NODES_AT_ONCE = 20
 """The number of workflows whose nodes `list_tasks` asks for at once."""
 
 _CANCELABLE = (TaskPlace.WORKING, TaskPlace.WAITING, TaskPlace.RETRYING)
-
-ShownEvents = Callable[[], AbstractContextManager[Callable[[Event], None]]]
-"""A factory of a context manager whose function shows each event of a task."""
-
-
-@dataclass(frozen=True, slots=True)
-class TaskOrder:
-    """A task to submit: its capability, its JSON body and its options."""
-
-    capability: str
-    body: bytes
-    options: Options
-
-
-ShownPart = Callable[[Any], None]
-"""A function that shows one part of a streamed result."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,62 +72,6 @@ class CancelReport:
     """Whether the control plane accepted the request; False when it went to every agent."""
     error: NotFound | None
     """The error that no such direct task waits or runs, as far as agents and queues tell; else None."""
-
-
-async def submit_task(
-    opened: Connections,
-    order: TaskOrder,
-    wait: str | None,
-    *,
-    submitted: Callable[[str], None],
-    shown: ShownEvents,
-    part: ShownPart | None = None,
-) -> tuple[str, Outcome | None]:
-    """Publish a direct task, and return its id, with its outcome unless `wait` is None.
-
-    With a wait, `submitted` is called with the id, and then the events of the task are shown, from the first one on. A
-    task goes on when the caller is canceled. `part` is called with each part of a streamed result, and `wait` then
-    bounds the wait for each part.
-
-    Raises:
-        UnknownCapability: when no agent offers the capability and it has no queue.
-        ResultTimeout: when no result came within the duration `wait`.
-        StreamRestarted: when the task of a stream is executed again, after parts of it were read; it is canceled.
-        CoditectError: the others of `Client.submit`.
-    """
-    async with opened.client() as client, AsyncExitStack() as stack:
-        task_id = TaskId(SystemClock().new_id())  # known before, so that its first event is heard, too
-        events = None if wait is None else await stack.enter_async_context(client.events("task.*", of=task_id))
-        handle = await client.submit(order.capability, order.body, options=order.options, task_id=task_id)
-        if wait is None or events is None:
-            return handle.task_id, None
-        submitted(handle.task_id)
-        watching = asyncio.create_task(_show(events, handle.task_id, shown))
-        try:
-            if part is not None:
-                await _read(handle, wait, part)
-            return handle.task_id, await handle.outcome(timeout=wait)
-        finally:
-            await asyncio.wait([watching], timeout=LAST_EVENTS_SECONDS)
-            watching.cancel()
-            await asyncio.wait([watching])
-
-
-async def submit_durable(
-    opened: Connections, order: TaskOrder, wait: str | None, *, accepted: Callable[[str, bool], None]
-) -> tuple[str, Outcome | None]:
-    """Submit a durable task to the control plane, and return its id, with its outcome unless `wait` is None.
-
-    `accepted` is called with the id, and whether the task is new: the same key gives the same task. The
-    preferred agent has no effect. A task goes on when the caller is canceled.
-
-    Raises:
-        ResultTimeout: when the task did not end within the duration `wait`.
-    """
-    async with opened.fleet() as client:
-        handle = await client.submit(order.capability, order.body, options=order.options, durable=True)
-        accepted(handle.task_id, handle.run.new)
-        return handle.task_id, None if wait is None else await handle.outcome(timeout=wait)
 
 
 async def list_tasks(opened: Connections, *, limit: int) -> TaskListing:
@@ -241,29 +160,3 @@ async def cancel_task(opened: Connections, task_id: str) -> CancelReport:
 def is_durable(task_id: str) -> bool:
     """Tell whether a task id is that of a durable task."""
     return workflow_of(task_id) is not None
-
-
-async def _read(handle: Handle, wait: str, part: ShownPart) -> None:
-    """Pass each part of a streamed result to the function `part`; cancel the task if its parts begin again.
-
-    A task's failure is not raised here; StreamRestarted and ResultTimeout are.
-    """
-    try:
-        async for one in handle.stream(timeout=wait):
-            part(one)
-    except StreamRestarted:
-        await handle.cancel(reason="its parts began again")
-        raise
-    except TaskError as error:
-        if isinstance(error, ResultTimeout):
-            raise
-
-
-async def _show(events: AsyncIterator[Event], task_id: str, shown: ShownEvents) -> None:
-    """Pass a task's events, up to its last one, to the function that the context manager `shown` gives."""
-    with shown() as show:
-        async for event in events:
-            if event.subject == task_id:
-                show(event)
-                if event.type in ENDINGS:
-                    return

@@ -213,22 +213,20 @@ async def _opener(services: ApiServices, who: Caller, participants: list[str]) -
 
 @router.get("/threads")
 async def list_collaboration_threads(
-    services: Services,
+    client: Fleet,
     agent: str | None = None,
     ticket: str | None = None,
     status: Status | None = None,
     limit: Limit = 100,
 ) -> list[CollaborationThread]:
     """List threads, the earliest first: all, or those of an agent, of a ticket, or with a status."""
-    rows = await threads.list_threads(
-        services.opened,
-        participant=agent,
-        ticket=ticket,
-        open_only=status == "open",
-        closed_only=status == "closed",
-        limit=limit,
-    )
-    return [CollaborationThread.of(row) for row in rows]
+    rows = list[CollaborationThread]()
+    async for row in client.threads.list(participant=agent, ticket=ticket, open_only=status == "open"):
+        if row.closed_ms or status != "closed":
+            rows.append(CollaborationThread.of(row))
+        if len(rows) >= limit:
+            break
+    return rows
 
 
 @router.post("/threads/{thread_id}/close")

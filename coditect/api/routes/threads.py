@@ -59,7 +59,7 @@ class ReadUpTo(ApiRequest):
 
 @thread_router.get("")
 async def list_threads(
-    services: Services,
+    client: Fleet,
     participant: str | None = None,
     task: str | None = None,
     workflow: str | None = None,
@@ -68,15 +68,8 @@ async def list_threads(
     limit: Limit = 100,
 ) -> list[ThreadRow]:
     """List conversations (threads), the earliest first: all, or of a participant, a task, a workflow or a ticket."""
-    return await threads.list_threads(
-        services.opened,
-        participant=participant,
-        task=task,
-        workflow=workflow,
-        ticket=ticket,
-        open_only=open_only,
-        limit=limit,
-    )
+    conditions = {"participant": participant, "task": task, "workflow": workflow, "ticket": ticket}
+    return [row async for row in client.threads.list(**conditions, open_only=open_only, limit=limit)]
 
 
 @thread_router.get("/{thread}")

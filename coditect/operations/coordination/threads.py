@@ -1,4 +1,4 @@
-"""Use cases for discussion threads: list them, and show one with its messages."""
+"""The use case that shows a discussion thread with its messages."""
 
 from __future__ import annotations
 
@@ -15,30 +15,6 @@ class ShownThread:
 
     thread: ThreadRow
     messages: list[ThreadMessage]
-
-
-async def list_threads(
-    opened: Connections,
-    *,
-    participant: str | None = None,
-    task: str | None = None,
-    workflow: str | None = None,
-    ticket: str | None = None,
-    open_only: bool = False,
-    closed_only: bool = False,
-    limit: int,
-) -> list[ThreadRow]:
-    """Return up to `limit` discussion threads, earliest first: all, or of one participant, task, workflow or ticket."""
-    wanted = {"participant": participant, "task": task, "workflow": workflow, "ticket": ticket}
-    listed = list[ThreadRow]()
-    async with opened.fleet() as client:
-        found = client.threads.list(**wanted, open_only=open_only, limit=None if closed_only else limit)
-        async for row in found:
-            if row.closed_ms or not closed_only:
-                listed.append(row)
-            if len(listed) >= limit:
-                break
-    return listed
 
 
 async def get_thread(opened: Connections, thread: str, *, after: int = 0, limit: int) -> ShownThread:
