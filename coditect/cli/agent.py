@@ -16,17 +16,8 @@ import typer
 from coditect.aio.loop import run_loop
 from coditect.cli.connections import complete_agent, complete_capability, connections
 from coditect.cli.terminal.failure import AMQP, REDIS, say_guesses
-from coditect.cli.terminal.options import ShownAnswer, WatchOption, present
-from coditect.cli.terminal.output import (
-    FieldsView,
-    Output,
-    OutputOption,
-    TableView,
-    instant,
-    megabytes,
-    render,
-    say,
-)
+from coditect.cli.terminal.options import ShownAnswer, presented
+from coditect.cli.terminal.output import FieldsView, Output, OutputOption, TableView, instant, megabytes, render, say
 from coditect.errors import missing_extra
 from coditect.model.duration import seconds
 from coditect.model.ids import AgentId
@@ -176,7 +167,8 @@ def _run_markdown(name: str, folder: Path) -> int:
 
 
 @app.command("list")
-def list_agents(
+@presented
+async def list_agents(
     context: typer.Context,
     capability: Annotated[
         str | None,
@@ -189,9 +181,7 @@ def list_agents(
     status: Annotated[
         AgentStatus | None, typer.Option("--status", help="Only in this state; offline: went away within a day.")
     ] = None,
-    output: OutputOption = Output.TABLE,
-    watch: WatchOption = False,
-) -> None:
+) -> ShownAnswer:
     """List the living agents with their state, load and capabilities.
 
     \b
@@ -202,18 +192,14 @@ def list_agents(
 
     search = Search(capability=capability, tag=tag, keyword=keyword, status=status)
     opened = connections(context)
-
-    async def look() -> ShownAnswer:
-        records = await fleet.find_agents(opened, search)
-        empty = "No agent is registered."
-        if not records and search != Search():
-            registered = len(await fleet.find_agents(opened, Search()))
-            empty = f"No agent fits (registered: {registered})."
-        columns = ("agent", "status", "running", "slots", "capabilities", "completed", "failed", "cpu %", "memory")
-        table = TableView(columns, [_row(record) for record in records], empty)
-        return ShownAnswer([agent_json(record) for record in records], (table,))
-
-    present(look, output, watch=watch)
+    records = await fleet.find_agents(opened, search)
+    empty = "No agent is registered."
+    if not records and search != Search():
+        registered = len(await fleet.find_agents(opened, Search()))
+        empty = f"No agent fits (registered: {registered})."
+    columns = ("agent", "status", "running", "slots", "capabilities", "completed", "failed", "cpu %", "memory")
+    table = TableView(columns, [_row(record) for record in records], empty)
+    return ShownAnswer([agent_json(record) for record in records], (table,))
 
 
 @app.command("get")

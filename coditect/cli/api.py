@@ -12,8 +12,8 @@ import typer
 
 from coditect.aio.loop import run_loop
 from coditect.cli.terminal.failure import AMQP, REDIS, say_guesses
-from coditect.cli.terminal.options import ShownAnswer, WatchOption, present
-from coditect.cli.terminal.output import Output, OutputOption, TableView, say
+from coditect.cli.terminal.options import ShownAnswer, presented
+from coditect.cli.terminal.output import TableView, say
 from coditect.errors import SetupError, missing_extra
 from coditect.settings.settings import ApiSettings, HttpAgentSettings, Settings, read_settings, read_variables
 
@@ -79,20 +79,17 @@ def create_key(name: NameOption, role: RoleOption = "viewer") -> None:
 
 
 @keys.command("list")
-def list_keys(output: OutputOption = Output.TABLE, watch: WatchOption = False) -> None:
+@presented
+async def list_keys() -> ShownAnswer:
     """List whose keys there are, with their roles.
 
     \b
     Example: coditect api key list
     """
     file = _key_file()
-
-    async def look() -> ShownAnswer:
-        rows = [{"name": key.name, "role": key.role.value, "made_at": key.made_at} for key in file.keys().values()]
-        table = TableView(("name", "role", "made at"), [tuple(row.values()) for row in rows], "There is no key.")
-        return ShownAnswer(rows, (table,))
-
-    present(look, output, watch=watch)
+    rows = [{"name": key.name, "role": key.role.value, "made_at": key.made_at} for key in file.keys().values()]
+    table = TableView(("name", "role", "made at"), [tuple(row.values()) for row in rows], "There is no key.")
+    return ShownAnswer(rows, (table,))
 
 
 @keys.command("revoke")

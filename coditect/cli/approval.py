@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from coditect.cli.connections import ask, complete_approval, connections, listed
-from coditect.cli.terminal.options import ByOption, LimitOption, ShownAnswer, WatchOption, checked, present, user_name
+from coditect.cli.terminal.options import ByOption, LimitOption, ShownAnswer, checked, presented, user_name
 from coditect.cli.terminal.output import (
     Aside,
     FieldsView,
@@ -88,7 +88,8 @@ class Author(StrEnum):
 
 
 @app.command("audit")
-def list_audit(
+@presented
+async def list_audit(
     context: typer.Context,
     workflow: Annotated[str | None, typer.Option("--workflow", metavar="RUN", help="Of one workflow.")] = None,
     node: Annotated[str | None, typer.Option("--node", help="Of one node of the workflow.")] = None,
@@ -107,9 +108,7 @@ def list_audit(
         bool, typer.Option("--autonomy", help="Show which share of workflows and tasks finished without a person.")
     ] = False,
     limit: LimitOption = 100,
-    output: OutputOption = Output.TABLE,
-    watch: WatchOption = False,
-) -> None:
+) -> ShownAnswer:
     """List the audit trail, the latest entry first; of one workflow at most its latest 500, the earliest first.
 
     With --autonomy, count what finished in whole hours, of the last day unless --last, --since or --until say more, and
@@ -129,14 +128,10 @@ def list_audit(
     if (autonomy and others != (None,) * len(others)) or (last is not None and since is not None):
         raise InputError("Some of these options exclude each other", fix="--autonomy with a period; --since or --last")
     conditions = AuditFilter(workflow, node, since_ms, until_ms, decision, by, automatic, capability)
-
-    async def look() -> ShownAnswer:
-        if autonomy:
-            return await _autonomy(opened, since_ms or 0, until_ms or now_ms)
-        rows = await listed(opened, lambda client: client.approvals.audit(limit=limit, **conditions.asked()))
-        return ShownAnswer(rows, (_audit_table(rows, "The audit trail has no such entry."),))
-
-    present(look, output, watch=watch)
+    if autonomy:
+        return await _autonomy(opened, since_ms or 0, until_ms or now_ms)
+    rows = await listed(opened, lambda client: client.approvals.audit(limit=limit, **conditions.asked()))
+    return ShownAnswer(rows, (_audit_table(rows, "The audit trail has no such entry."),))
 
 
 def _audit_table(rows: Sequence[AuditRow], empty: str) -> TableView:
@@ -191,39 +186,33 @@ CommentOption = Annotated[str, typer.Option("--comment", help="Why; kept with th
 
 
 @app.command("list")
-def list_approvals(
+@presented
+async def list_approvals(
     context: typer.Context,
     limit: LimitOption = 100,
-    output: OutputOption = Output.TABLE,
-    watch: WatchOption = False,
-) -> None:
+) -> ShownAnswer:
     """List the approvals of running workflows that have no answer yet, each with what it is about.
 
     \b
     Example: coditect approval list
     """
-    opened = connections(context)
-
-    async def look() -> ShownAnswer:
-        rows = await listed(opened, lambda client: client.approvals.list(limit=limit))
-        columns = ("approval", "name", "question", "about", "since", "risk", "rule", "due")
-        cells = [
-            (
-                row.id,
-                row.name,
-                row.question,
-                _in_short(row.about),
-                instant(row.since_ms),
-                row.risk,
-                row.rule,
-                instant(row.due_ms),
-            )
-            for row in rows
-        ]
-        document = [{"id": row.id} | asdict(row) for row in rows]
-        return ShownAnswer(document, (TableView(columns, cells, "No approval is open."),))
-
-    present(look, output, watch=watch)
+    rows = await listed(connections(context), lambda client: client.approvals.list(limit=limit))
+    columns = ("approval", "name", "question", "about", "since", "risk", "rule", "due")
+    cells = [
+        (
+            row.id,
+            row.name,
+            row.question,
+            _in_short(row.about),
+            instant(row.since_ms),
+            row.risk,
+            row.rule,
+            instant(row.due_ms),
+        )
+        for row in rows
+    ]
+    document = [{"id": row.id} | asdict(row) for row in rows]
+    return ShownAnswer(document, (TableView(columns, cells, "No approval is open."),))
 
 
 @app.command("get")

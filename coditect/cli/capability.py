@@ -13,7 +13,7 @@ import typer
 
 from coditect.aio.loop import run_loop
 from coditect.cli.connections import complete_capability, connections
-from coditect.cli.terminal.options import ShownAnswer, WatchOption, only_with, present, read_body
+from coditect.cli.terminal.options import ShownAnswer, WatchOption, only_with, present, presented, read_body
 from coditect.cli.terminal.output import Aside, FieldsView, Output, OutputOption, TableView, instant, json_text, say
 from coditect.cli.terminal.tables import show_why_not
 from coditect.codec import is_binary
@@ -179,16 +179,15 @@ SPEC_COLUMNS = ("timeout s", "cost", "tags", "description")
 
 
 @app.command("list")
-def list_capabilities(
+@presented
+async def list_capabilities(
     context: typer.Context,
     tag: Annotated[str | None, typer.Option("--tag", help="Only with this tag, of its own or of an agent's.")] = None,
     keyword: Annotated[
         str | None, typer.Option("--keyword", "-k", help="Only with this word in a name, description or tag.")
     ] = None,
     lessons: LessonsOption = False,
-    output: OutputOption = Output.TABLE,
-    watch: WatchOption = False,
-) -> None:
+) -> ShownAnswer:
     """List the capabilities that the living agents offer, or with --lessons what was learned about all capabilities.
 
     \b
@@ -197,17 +196,13 @@ def list_capabilities(
     if lessons and (tag or keyword):
         raise InputError("Lessons are not searched", fix="--lessons without --tag and --keyword")
     opened, search = connections(context), Search(tag=tag, keyword=keyword)
-
-    async def look() -> ShownAnswer:
-        if lessons:
-            return await _lessons(opened, None)
-        offers = await fleet.find_offers(opened, search)
-        columns = ("capability", "agents", *SPEC_COLUMNS)
-        rows = [(offer.spec.name, len(offer.agents), *spec_cells(offer.spec)) for offer in offers]
-        table = TableView(columns, rows, "No agent is registered.")
-        return ShownAnswer([_capability_json(offer) for offer in offers], (table,))
-
-    present(look, output, watch=watch)
+    if lessons:
+        return await _lessons(opened, None)
+    offers = await fleet.find_offers(opened, search)
+    columns = ("capability", "agents", *SPEC_COLUMNS)
+    rows = [(offer.spec.name, len(offer.agents), *spec_cells(offer.spec)) for offer in offers]
+    table = TableView(columns, rows, "No agent is registered.")
+    return ShownAnswer([_capability_json(offer) for offer in offers], (table,))
 
 
 @app.command("get")

@@ -9,18 +9,8 @@ import typer
 
 from coditect.aio.loop import run_loop
 from coditect.cli.connections import complete_agent, complete_capability, connections
-from coditect.cli.terminal.options import LimitOption, ShownAnswer, WatchOption, only_with, present, read_body
-from coditect.cli.terminal.output import (
-    FieldsView,
-    Output,
-    OutputOption,
-    TableView,
-    View,
-    agree,
-    instant,
-    render,
-    say,
-)
+from coditect.cli.terminal.options import LimitOption, ShownAnswer, only_with, presented, read_body
+from coditect.cli.terminal.output import FieldsView, Output, OutputOption, TableView, View, agree, instant, render, say
 from coditect.operations import dead_letters as dead
 from coditect.operations.connections import Connections
 from coditect.operations.dead_letters import DeadListing, Selection, SettledLetter
@@ -63,32 +53,26 @@ LimitsOption = Annotated[
 
 
 @app.command("list")
-def list_letters(
+@presented
+async def list_letters(
     context: typer.Context,
     capability: CapabilityOption = None,
     reason: ReasonOption = None,
     agent: AgentOption = None,
     limit: LimitOption = 100,
-    output: OutputOption = Output.TABLE,
-    watch: WatchOption = False,
-) -> None:
+) -> ShownAnswer:
     """List dead letters, oldest first in each queue. Workflow nodes whose agents died are listed after them.
 
     \b
     Example: coditect dead list --capability hello.greet --reason handler_error
     """
     selection = Selection(capability=capability, reason=reason, agent_id=agent)
-    opened = connections(context)
-
-    async def look() -> ShownAnswer:
-        rows: list[dict[str, object]] = []
-        notes: list[str] = []
-        found = await dead.list_dead(
-            opened, selection, most=limit, each=lambda letter: rows.append(_row(letter)), note=notes.append
-        )
-        return _listing(rows, found, notes)
-
-    present(look, output, watch=watch)
+    rows: list[dict[str, object]] = []
+    notes: list[str] = []
+    found = await dead.list_dead(
+        connections(context), selection, most=limit, each=lambda letter: rows.append(_row(letter)), note=notes.append
+    )
+    return _listing(rows, found, notes)
 
 
 def _listing(rows: list[dict[str, object]], found: DeadListing, notes: list[str]) -> ShownAnswer:

@@ -13,8 +13,8 @@ import typer
 
 from coditect.cli.connections import connections
 from coditect.cli.terminal.failure import AMQP, REDIS, say_guesses
-from coditect.cli.terminal.options import ShownAnswer, WatchOption, checked, present
-from coditect.cli.terminal.output import Output, OutputOption, TableView, say
+from coditect.cli.terminal.options import ShownAnswer, checked, presented
+from coditect.cli.terminal.output import TableView, say
 from coditect.errors import ControlPlaneRequired, install_command
 from coditect.model.duration import seconds
 from coditect.settings.settings import Settings, read_settings
@@ -82,7 +82,8 @@ def run_dispatcher(
 
 
 @app.command("status")
-def show_status(context: typer.Context, output: OutputOption = Output.TABLE, watch: WatchOption = False) -> None:
+@presented
+async def show_status(context: typer.Context) -> ShownAnswer:
     """Show the control plane's dispatchers and shards. Each dispatcher has its counts of refused work.
 
     \b
@@ -94,12 +95,7 @@ def show_status(context: typer.Context, output: OutputOption = Output.TABLE, wat
     \b
     Example: coditect dispatcher status
     """
-    opened = connections(context)
-
-    async def look() -> ShownAnswer:
-        return _status(await _cluster_status(opened))
-
-    present(look, output, watch=watch)
+    return _status(await _cluster_status(connections(context)))
 
 
 def _status(stands: ClusterStatus) -> ShownAnswer:

@@ -12,7 +12,7 @@ from coditect.aio.clock import SystemClock
 from coditect.aio.launch import tell_ready
 from coditect.aio.loop import run_loop
 from coditect.cli.connections import ask, connections, listed
-from coditect.cli.terminal.options import ByOption, ShownAnswer, WatchOption, present, read_body, takes, user_name
+from coditect.cli.terminal.options import ByOption, ShownAnswer, presented, read_body, takes, user_name
 from coditect.cli.terminal.output import (
     FieldsView,
     Output,
@@ -147,21 +147,17 @@ def create_webhook(
 
 
 @webhook_app.command("list")
-def list_webhooks(context: typer.Context, output: OutputOption = Output.TABLE, watch: WatchOption = False) -> None:
+@presented
+async def list_webhooks(context: typer.Context) -> ShownAnswer:
     """List the webhooks with their state, and why one is disabled, broken, or undelivered for want of an API.
 
     \b
     Example: coditect webhook list
     """
-    opened = connections(context)
-
-    async def look() -> ShownAnswer:
-        rows = await listed(opened, lambda client: client.webhooks.list())
-        cells = [(row.name, row.url, _filter(row), row.state, row.reason or None) for row in rows]
-        view = TableView(("webhook", "url", "events", "state", "reason"), cells, "There is no webhook.")
-        return ShownAnswer([_shown(row) for row in rows], (view,))
-
-    present(look, output, watch=watch)
+    rows = await listed(connections(context), lambda client: client.webhooks.list())
+    cells = [(row.name, row.url, _filter(row), row.state, row.reason or None) for row in rows]
+    view = TableView(("webhook", "url", "events", "state", "reason"), cells, "There is no webhook.")
+    return ShownAnswer([_shown(row) for row in rows], (view,))
 
 
 @webhook_app.command("test")

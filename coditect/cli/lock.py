@@ -8,7 +8,16 @@ from typing import Annotated, Any, Unpack
 import typer
 
 from coditect.cli.connections import ask, complete_agent, connections, listed
-from coditect.cli.terminal.options import ByOption, LimitOption, ShownAnswer, WatchOption, present, takes, user_name
+from coditect.cli.terminal.options import (
+    ByOption,
+    LimitOption,
+    ShownAnswer,
+    WatchOption,
+    present,
+    presented,
+    takes,
+    user_name,
+)
 from coditect.cli.terminal.output import FieldsView, Output, OutputOption, TableView, instant, render, say
 from coditect.client.coordination import BreakerListing, LockRow
 from coditect.collaboration.locks import GrantedLockOptions
@@ -135,19 +144,15 @@ ReasonOption = Annotated[str, typer.Option("--reason", help="Why; `breaker get` 
 
 
 @breaker_app.command("list")
-def list_breakers(context: typer.Context, output: OutputOption = Output.TABLE, watch: WatchOption = False) -> None:
+@presented
+async def list_breakers(context: typer.Context) -> ShownAnswer:
     """List the breakers of the fleet that ever opened, with their state and the next probe.
 
     \b
     Example: coditect breaker list
     """
-    opened = connections(context)
-
-    async def look() -> ShownAnswer:
-        rows = await listed(opened, lambda client: client.breakers.list())
-        return ShownAnswer(rows, (_breaker_table(rows),))
-
-    present(look, output, watch=watch)
+    rows = await listed(connections(context), lambda client: client.breakers.list())
+    return ShownAnswer(rows, (_breaker_table(rows),))
 
 
 @breaker_app.command("get")

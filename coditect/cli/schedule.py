@@ -13,7 +13,7 @@ import typer
 from coditect.aio.loop import run_loop
 from coditect.cli.connections import ask, connections, listed
 from coditect.cli.start import ParameterOption, read_parameters
-from coditect.cli.terminal.options import LimitOption, ShownAnswer, WatchOption, present, read_body, takes
+from coditect.cli.terminal.options import LimitOption, ShownAnswer, presented, read_body, takes
 from coditect.cli.terminal.output import FieldsView, Output, OutputOption, TableView, instant, render, say
 from coditect.errors import InputError
 from coditect.model.duration import duration_text, seconds
@@ -51,35 +51,29 @@ def create_schedule(
 
 
 @app.command("list")
-def list_schedules(
+@presented
+async def list_schedules(
     context: typer.Context,
     limit: LimitOption = 100,
     heal: Annotated[
         bool, typer.Option("--heal", help="List the services that `schedule heal` watches, and what becomes of each.")
     ] = False,
-    output: OutputOption = Output.TABLE,
-    watch: WatchOption = False,
-) -> None:
+) -> ShownAnswer:
     """List the schedules with their next ticks.
 
     \b
     Example: coditect schedule list
     """
     opened = connections(context)
-
-    async def look() -> ShownAnswer:
-        if heal:
-            services = await healing.list_all(opened)
-            return ShownAnswer(services, (_table(services),))
-        rows = await listed(opened, lambda client: client.schedules.list(limit=limit))
-        cells = [
-            (row.schedule, row.workflow, row.state, _ticks(row), instant(row.next), row.runs, row.last_run)
-            for row in rows
-        ]
-        columns = ("schedule", "workflow", "state", "ticks", "next", "runs", "last run")
-        return ShownAnswer(rows, (TableView(columns, cells, "There is no schedule."),))
-
-    present(look, output, watch=watch)
+    if heal:
+        services = await healing.list_all(opened)
+        return ShownAnswer(services, (_table(services),))
+    rows = await listed(opened, lambda client: client.schedules.list(limit=limit))
+    cells = [
+        (row.schedule, row.workflow, row.state, _ticks(row), instant(row.next), row.runs, row.last_run) for row in rows
+    ]
+    columns = ("schedule", "workflow", "state", "ticks", "next", "runs", "last run")
+    return ShownAnswer(rows, (TableView(columns, cells, "There is no schedule."),))
 
 
 @app.command("get")
@@ -206,25 +200,19 @@ def create_trigger(
 
 
 @trigger_app.command("list")
-def list_triggers(
+@presented
+async def list_triggers(
     context: typer.Context,
     limit: LimitOption = 100,
-    output: OutputOption = Output.TABLE,
-    watch: WatchOption = False,
-) -> None:
+) -> ShownAnswer:
     """List the triggers with what came of their events.
 
     \b
     Example: coditect trigger list
     """
-    opened = connections(context)
-
-    async def look() -> ShownAnswer:
-        rows = await listed(opened, lambda client: client.triggers.list(limit=limit))
-        columns = ("trigger", "event", "starts", "state", "runs", "failed", "last", "reason")
-        return ShownAnswer(rows, (TableView(columns, [_cells(row) for row in rows], "There is no trigger."),))
-
-    present(look, output, watch=watch)
+    rows = await listed(connections(context), lambda client: client.triggers.list(limit=limit))
+    columns = ("trigger", "event", "starts", "state", "runs", "failed", "last", "reason")
+    return ShownAnswer(rows, (TableView(columns, [_cells(row) for row in rows], "There is no trigger."),))
 
 
 @trigger_app.command("pause")

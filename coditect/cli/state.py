@@ -12,7 +12,7 @@ import typer
 from coditect.aio.launch import tell_ready
 from coditect.aio.loop import run_loop
 from coditect.cli.connections import connections
-from coditect.cli.terminal.options import LimitOption, ShownAnswer, WatchOption, only_with, present, read_body
+from coditect.cli.terminal.options import LimitOption, ShownAnswer, only_with, presented, read_body
 from coditect.cli.terminal.output import (
     Output,
     OutputOption,
@@ -45,29 +45,23 @@ VersionOption = Annotated[
 
 
 @app.command("list")
-def list_keys(
+@presented
+async def list_keys(
     context: typer.Context,
     space: SpaceArgument,
     prefix: Annotated[str, typer.Option("--prefix", help="Only keys that begin with this text.")] = "",
     limit: LimitOption = 100,
-    output: OutputOption = Output.TABLE,
-    watch: WatchOption = False,
-) -> None:
+) -> ShownAnswer:
     """List the keys of a space with their versions and writers, but without their values.
 
     \b
     Example: coditect state list team
     """
-    opened = connections(context)
-
-    async def look() -> ShownAnswer:
-        async with opened.fleet() as client:
-            entries = [entry async for entry in _space(client, space).entries(prefix, limit=limit)]
-        columns = ("key", "version", "writer", "task", "at")
-        cells = [(entry.key, entry.version, entry.writer, entry.task, instant(entry.at_ms)) for entry in entries]
-        return ShownAnswer(entries, (TableView(columns, cells, "No key has a value."),))
-
-    present(look, output, watch=watch)
+    async with connections(context).fleet() as client:
+        entries = [entry async for entry in _space(client, space).entries(prefix, limit=limit)]
+    columns = ("key", "version", "writer", "task", "at")
+    cells = [(entry.key, entry.version, entry.writer, entry.task, instant(entry.at_ms)) for entry in entries]
+    return ShownAnswer(entries, (TableView(columns, cells, "No key has a value."),))
 
 
 @app.command("get")

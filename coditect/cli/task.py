@@ -26,25 +26,15 @@ from coditect.cli.terminal.options import (
     ByOption,
     LimitOption,
     ShownAnswer,
-    WatchOption,
     checked,
     going_on,
     only_with,
-    present,
+    presented,
     read_body,
     takes,
     user_name,
 )
-from coditect.cli.terminal.output import (
-    FieldsView,
-    Output,
-    OutputOption,
-    TableView,
-    instant,
-    render,
-    say,
-    write_json,
-)
+from coditect.cli.terminal.output import FieldsView, Output, OutputOption, TableView, instant, render, say, write_json
 from coditect.cli.terminal.progress import shown_events
 from coditect.cli.terminal.tables import attempts_table, nodes_table, path_table, show_why_not
 from coditect.client.handle import Handle, task_error
@@ -126,9 +116,8 @@ def submit_task(
 
 
 @app.command("list")
-def list_tasks(
-    context: typer.Context, limit: LimitOption = 50, output: OutputOption = Output.TABLE, watch: WatchOption = False
-) -> None:
+@presented
+async def list_tasks(context: typer.Context, limit: LimitOption = 50) -> ShownAnswer:
     """List durable tasks and the direct tasks that agents run now, the latest first.
 
     Durable tasks are those among the latest 1,000 workflows. A direct task that waits in a queue or has ended is not
@@ -137,15 +126,10 @@ def list_tasks(
     \b
     Example: coditect task list
     """
-    opened = connections(context)
-
-    async def look() -> ShownAnswer:
-        listing = await tasks.list_tasks(opened, limit=limit)
-        columns = ("task", "capability", "priority", "state", "durable", "agent", "attempt", "at")
-        cells = [(*_listed(task), instant(task.at_ms)) for task in listing.tasks]
-        return ShownAnswer(listing.tasks, (TableView(columns, cells, "No tasks."),), listing.notes)
-
-    present(look, output, watch=watch)
+    listing = await tasks.list_tasks(connections(context), limit=limit)
+    columns = ("task", "capability", "priority", "state", "durable", "agent", "attempt", "at")
+    cells = [(*_listed(task), instant(task.at_ms)) for task in listing.tasks]
+    return ShownAnswer(listing.tasks, (TableView(columns, cells, "No tasks."),), listing.notes)
 
 
 def _listed(task: ListedTask) -> tuple[object, ...]:
@@ -352,7 +336,8 @@ HandoffArgument = Annotated[
 
 
 @handoff_app.command("list")
-def list_handoffs(
+@presented
+async def list_handoffs(
     context: typer.Context,
     task: Annotated[str, typer.Option("--task", help="Only those of this task.")] = "",
     workflow: Annotated[
@@ -364,56 +349,43 @@ def list_handoffs(
     ] = "",
     open_only: Annotated[bool, typer.Option("--open", help="Only those that are open.")] = False,
     limit: LimitOption = 100,
-    output: OutputOption = Output.TABLE,
-    watch: WatchOption = False,
-) -> None:
+) -> ShownAnswer:
     """List the handoffs of running tasks, those of the earliest workflow first.
 
     \b
     Example: coditect task handoff list --open
     """
-    opened = connections(context)
     conditions: dict[str, Any] = {"task": task or None, "workflow": workflow or None, "agent": agent or None}
     conditions |= {"open_only": open_only, "limit": limit}
-
-    async def look() -> ShownAnswer:
-        rows = await listed(opened, lambda client: client.handoffs.list(**conditions))
-        columns = ("handoff", "state", "from", "to", "by", "declined", "begun", "reason")
-        cells = [
-            (
-                row.handoff,
-                row.state,
-                row.owner,
-                row.to,
-                row.by,
-                str(len(row.reasons)),
-                instant(row.begun_ms),
-                row.reason,
-            )
-            for row in rows
-        ]
-        return ShownAnswer(rows, (TableView(columns, cells, "There is no such handoff."),))
-
-    present(look, output, watch=watch)
+    rows = await listed(connections(context), lambda client: client.handoffs.list(**conditions))
+    columns = ("handoff", "state", "from", "to", "by", "declined", "begun", "reason")
+    cells = [
+        (
+            row.handoff,
+            row.state,
+            row.owner,
+            row.to,
+            row.by,
+            str(len(row.reasons)),
+            instant(row.begun_ms),
+            row.reason,
+        )
+        for row in rows
+    ]
+    return ShownAnswer(rows, (TableView(columns, cells, "There is no such handoff."),))
 
 
 @handoff_app.command("get")
-def get_handoff(
-    context: typer.Context, handoff: HandoffArgument, output: OutputOption = Output.TABLE, watch: WatchOption = False
-) -> None:
+@presented
+async def get_handoff(context: typer.Context, handoff: HandoffArgument) -> ShownAnswer:
     """Show a handoff: its context, who was asked, and why each declined.
 
     \b
     Example: coditect task handoff get 01890a5d-ac96-774b-bcce-b302099a8057:review.1
     """
-    opened = connections(context)
-
-    async def look() -> ShownAnswer:
-        async with opened.fleet() as client:
-            row = await client.handoffs.get(handoff)
-        return ShownAnswer([row], (_handoff_facts(row), _asked(row)))
-
-    present(look, output, watch=watch)
+    async with connections(context).fleet() as client:
+        row = await client.handoffs.get(handoff)
+    return ShownAnswer([row], (_handoff_facts(row), _asked(row)))
 
 
 @handoff_app.command("withdraw")

@@ -7,16 +7,7 @@ from typing import Annotated, Unpack
 import typer
 
 from coditect.cli.connections import ask, complete_workflow, connections, listed
-from coditect.cli.terminal.options import (
-    ByOption,
-    LimitOption,
-    ShownAnswer,
-    WatchOption,
-    present,
-    read_body,
-    takes,
-    user_name,
-)
+from coditect.cli.terminal.options import ByOption, LimitOption, ShownAnswer, presented, read_body, takes, user_name
 from coditect.cli.terminal.output import FieldsView, Output, OutputOption, TableView, instant, render, say
 from coditect.client.client import Client
 from coditect.collaboration.threads import ThreadOptions, ThreadRow
@@ -31,7 +22,8 @@ ThreadArgument = Annotated[str, typer.Argument(metavar="THREAD", help="The threa
 
 
 @app.command("list")
-def list_threads(
+@presented
+async def list_threads(
     context: typer.Context,
     participant: Annotated[str, typer.Option("--participant", help="Only those of this participant.")] = "",
     task: Annotated[str, typer.Option("--task", help="Only those of this task.")] = "",
@@ -41,59 +33,48 @@ def list_threads(
     ticket: Annotated[str, typer.Option("--ticket", help="Only those of this ticket of another system.")] = "",
     open_only: Annotated[bool, typer.Option("--open", help="Only those that are open.")] = False,
     limit: LimitOption = 100,
-    output: OutputOption = Output.TABLE,
-    watch: WatchOption = False,
-) -> None:
+) -> ShownAnswer:
     """List the threads in which agents and people talk, the earliest first.
 
     \b
     Example: coditect thread list --participant ada --open
     """
-    opened = connections(context)
     conditions = {"participant": participant or None, "task": task or None}
     conditions |= {"workflow": workflow or None, "ticket": ticket or None}
-
-    async def look() -> ShownAnswer:
-        rows = await listed(opened, lambda client: client.threads.list(**conditions, open_only=open_only, limit=limit))
-        columns = ("thread", "type", "title", "participants", "messages", "last", "state")
-        cells = [
-            (
-                row.thread,
-                row.type,
-                row.title,
-                ", ".join(row.participants),
-                str(row.last),
-                instant(row.last_ms),
-                "closed" if row.closed_ms else "open",
-            )
-            for row in rows
-        ]
-        return ShownAnswer(rows, (TableView(columns, cells, "There is no such thread."),))
-
-    present(look, output, watch=watch)
+    rows = await listed(
+        connections(context), lambda client: client.threads.list(**conditions, open_only=open_only, limit=limit)
+    )
+    columns = ("thread", "type", "title", "participants", "messages", "last", "state")
+    cells = [
+        (
+            row.thread,
+            row.type,
+            row.title,
+            ", ".join(row.participants),
+            str(row.last),
+            instant(row.last_ms),
+            "closed" if row.closed_ms else "open",
+        )
+        for row in rows
+    ]
+    return ShownAnswer(rows, (TableView(columns, cells, "There is no such thread."),))
 
 
 @app.command("get")
-def get_thread(
+@presented
+async def get_thread(
     context: typer.Context,
     thread: ThreadArgument,
     after: Annotated[int, typer.Option("--after", min=0, help="Only messages behind this number.")] = 0,
     limit: LimitOption = 100,
-    output: OutputOption = Output.TABLE,
-    watch: WatchOption = False,
-) -> None:
+) -> ShownAnswer:
     """Show who takes part in a thread, how far each has read, and what was said.
 
     \b
     Example: coditect thread get 01890a5d-ac96-774b-bcce-b302099a8057
     """
-    opened = connections(context)
-
-    async def look() -> ShownAnswer:
-        found = await threads.get_thread(opened, thread, after=after, limit=limit)
-        return ShownAnswer([found], (_thread_facts(found.thread), _messages(found)))
-
-    present(look, output, watch=watch)
+    found = await threads.get_thread(connections(context), thread, after=after, limit=limit)
+    return ShownAnswer([found], (_thread_facts(found.thread), _messages(found)))
 
 
 @app.command("open")

@@ -21,10 +21,9 @@ from coditect.cli.terminal.options import (
     ByOption,
     LimitOption,
     ShownAnswer,
-    WatchOption,
     labels_of,
     only_with,
-    present,
+    presented,
     read_body,
     user_name,
 )
@@ -52,11 +51,7 @@ from coditect.cli.terminal.tables import (
 from coditect.errors import InputError, InvalidWorkflow, NotFound
 from coditect.operations import workflows
 from coditect.operations.trace import task_path
-from coditect.operations.workflows import (
-    WorkflowDetails,
-    likely_mistakes,
-    workflow_history,
-)
+from coditect.operations.workflows import WorkflowDetails, likely_mistakes, workflow_history
 from coditect.workflow.definition import Definition
 from coditect.workflow.graph import graph_of
 from coditect.workflow.render import draw_mermaid, draw_text
@@ -140,7 +135,8 @@ def _drawing(form: GraphFormat, definition: Definition, states: Mapping[str, Tas
 
 
 @app.command("list")
-def list_workflows(
+@presented
+async def list_workflows(
     context: typer.Context,
     state: Annotated[WorkflowState | None, typer.Option("--state", help="Only in this state.")] = None,
     name: Annotated[str | None, typer.Option("--name", help="Only of this name.")] = None,
@@ -148,27 +144,22 @@ def list_workflows(
     until: Annotated[str | None, typer.Option("--until", help="Only started before that.")] = None,
     label: LabelOption = None,
     limit: LimitOption = 50,
-    output: OutputOption = Output.TABLE,
-    watch: WatchOption = False,
-) -> None:
+) -> ShownAnswer:
     """List the workflows that the control plane keeps, the latest first.
 
     \b
     Example: coditect workflow list --state running --name release --since 2026-12-24T00:00Z
     """
     opened, labels = connections(context), labels_of(label)
-
-    async def look() -> ShownAnswer:
-        async with opened.fleet() as client:
-            found = client.workflows.list(state=state, name=name, since=since, until=until, labels=labels, limit=limit)
-            rows = [row async for row in found]
-        return ShownAnswer(rows, (workflows_table(rows),))
-
-    present(look, output, watch=watch)
+    async with opened.fleet() as client:
+        found = client.workflows.list(state=state, name=name, since=since, until=until, labels=labels, limit=limit)
+        rows = [row async for row in found]
+    return ShownAnswer(rows, (workflows_table(rows),))
 
 
 @app.command("get")
-def get_workflow(
+@presented
+async def get_workflow(
     context: typer.Context,
     run: RunArgument,
     node: Annotated[
@@ -182,9 +173,7 @@ def get_workflow(
         bool, typer.Option("--checkpoints", help="List its checkpoints, the earliest first.")
     ] = False,
     form: GraphOption = None,
-    output: OutputOption = Output.TABLE,
-    watch: WatchOption = False,
-) -> None:
+) -> ShownAnswer:
     """Show a workflow with its nodes and attempts. Each attempt has its agent, times and error.
 
     Exits 4 when the control plane does not know the workflow.
@@ -196,26 +185,22 @@ def get_workflow(
     if trace + whole > 1 or (node and whole):
         raise InputError("These options show different things", fix="use one; --node goes with --trace alone")
     opened = connections(context)
+    if trace:
+        path = await task_path(opened, f"{run}:{node}" if node else run)
+        return ShownAnswer(path, (path_table(path),))
+    if history:
+        events = await workflow_history(opened, run)
+        return ShownAnswer(events, (history_table(events),))
+    if checkpoints:
+        async with opened.fleet() as client:
+            return _checkpoints(await client.workflows.get(run).checkpoints())
+    if form is not None:
+        from coditect.workflow.documents.reader import definition_of
 
-    async def look() -> ShownAnswer:
-        if trace:
-            path = await task_path(opened, f"{run}:{node}" if node else run)
-            return ShownAnswer(path, (path_table(path),))
-        if history:
-            events = await workflow_history(opened, run)
-            return ShownAnswer(events, (history_table(events),))
-        if checkpoints:
-            async with opened.fleet() as client:
-                return _checkpoints(await client.workflows.get(run).checkpoints())
-        if form is not None:
-            from coditect.workflow.documents.reader import definition_of
-
-            name, rows = await workflows.show_nodes(opened, run)
-            drawing = _drawing(form, definition_of(name, rows), {row.name: row.state for row in rows})
-            return ShownAnswer(drawing, (drawing,))
-        return _workflow(await workflows.show_workflow(opened, run, node))
-
-    present(look, output, watch=watch)
+        name, rows = await workflows.show_nodes(opened, run)
+        drawing = _drawing(form, definition_of(name, rows), {row.name: row.state for row in rows})
+        return ShownAnswer(drawing, (drawing,))
+    return _workflow(await workflows.show_workflow(opened, run, node))
 
 
 def _checkpoints(rows: Sequence[CheckpointRow]) -> ShownAnswer:

@@ -25,11 +25,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from coditect.cli.terminal.output import Aside, FieldsView, Output, OutputOption, TableView, render, say
-from coditect.errors import (
-    InputError,
-    install_command,
-    missing_extra,
-)
+from coditect.errors import InputError, install_command, missing_extra
 from coditect.settings.addresses import without_passwords
 from coditect.settings.settings import is_own
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, 
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from getpass import getuser
 from pathlib import Path
 from types import MappingProxyType
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Literal, get_origin,
 import typer
 
 from coditect.aio.loop import run_loop
-from coditect.cli.terminal.output import Output, View, render, say, show, write_json_line, write_yaml
+from coditect.cli.terminal.output import Output, OutputOption, View, render, say, show, write_json_line, write_yaml
 from coditect.errors import CoditectError, InputError, InvalidTask, TooLarge
 from coditect.model.duration import seconds
 from coditect.model.option import Option, choices, options_of
@@ -265,6 +266,23 @@ def _drawn() -> Iterator[Shown]:
         yield draw
 
 
+def presented(look: Callable[..., Coroutine[Any, Any, ShownAnswer]]) -> Callable[..., None]:
+    """Return a command that prints the answer of an async function, with `--output` and `--watch` behind its options.
+
+    With `--watch` the function is called again for each refresh.
+    """
+
+    def command(*, output: Output, watch: bool, **given: Any) -> None:
+        present(partial(look, **given), output, watch=watch)
+
+    shared = {"output": (OutputOption, Output.TABLE), "watch": (WatchOption, False)}
+    added = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+        for name, (annotation, default) in shared.items()
+    ]
+    return _signed(command, look, [*_own_parameters(look), *added])
+
+
 def takes(
     spec: type, *, before: str = "output", complete: Mapping[str, Callable[..., Any]] = MappingProxyType({})
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -275,17 +293,11 @@ def takes(
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        declared = options_of(spec)
-        signature, hints = inspect.signature(command), get_type_hints(command, include_extras=True)
-        parameters: list[inspect.Parameter] = []
-        for parameter in signature.parameters.values():
-            if parameter.name == before:
-                parameters += [
-                    _parameter(name, kind, option, complete.get(name)) for name, (kind, option) in declared.items()
-                ]
-            if parameter.kind is not inspect.Parameter.VAR_KEYWORD:
-                kind = inspect.Parameter.KEYWORD_ONLY
-                parameters.append(parameter.replace(kind=kind, annotation=hints[parameter.name]))
+        declared, parameters = options_of(spec), _own_parameters(command)
+        place = next(place for place, parameter in enumerate(parameters) if parameter.name == before)
+        parameters[place:place] = [
+            _parameter(name, kind, option, complete.get(name)) for name, (kind, option) in declared.items()
+        ]
 
         def run(**given: Any) -> None:
             for name in [name for name in declared if given[name] in (None, [])]:
@@ -295,12 +307,29 @@ def takes(
                     given[name] = loads(read_body(given[name]))
             command(**given)
 
-        run.__doc__, run.__name__ = command.__doc__, command.__name__
-        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-        run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-        return run
+        return _signed(run, command, parameters)
 
     return decorate
+
+
+def _own_parameters(command: Callable[..., Any]) -> list[inspect.Parameter]:
+    """Return the parameters of a command, all but `**options`, as Typer reads them."""
+    hints, keyword = get_type_hints(command, include_extras=True), inspect.Parameter.KEYWORD_ONLY
+    return [
+        parameter.replace(kind=keyword, annotation=hints[parameter.name])
+        for parameter in inspect.signature(command).parameters.values()
+        if parameter.kind is not inspect.Parameter.VAR_KEYWORD
+    ]
+
+
+def _signed(
+    run: Callable[..., None], command: Callable[..., Any], parameters: Sequence[inspect.Parameter]
+) -> Callable[..., None]:
+    """Return `run` with a command's name and text, and with parameters for Typer."""
+    run.__doc__, run.__name__ = command.__doc__, command.__name__
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return run
 
 
 def _parameter(name: str, kind: Any, option: Option, complete: Callable[..., Any] | None) -> inspect.Parameter:
