@@ -119,7 +119,7 @@ async def running_fleet(
     async with AsyncExitStack() as stack, _supervised(supervisor, marker, ready):
         servers = await stack.enter_async_context(_servers(folder, environ, named_urls, say=say))
         await ready.wait()
-        dashboard = dashboard_address(UpFolder(folder).address_of("api") or "", parts.api_key)
+        dashboard = dashboard_address(UpFolder(folder).address_of("api") or "", parts.variables.get("CODITECT_API_KEY"))
         yield RunningFleet({**environ, **urls}, None if _URLS[0] in named_urls else servers, dashboard, supervisor)
 
 

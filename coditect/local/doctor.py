@@ -58,11 +58,10 @@ def doctor(
     """
     files = UpFolder(folder)
     state = read_state(files)
-    running = state if state is not None and state.running else None
     binaries = find_binaries(environ)
-    amqp_url = amqp_url or (running.amqp_url if running else None)
-    redis_url = redis_url or (running.redis_url if running else None)
-    management_url = management_url or (running.management_url if running else None)
+    if state is not None and state.running:
+        amqp_url, redis_url = amqp_url or state.amqp_url, redis_url or state.redis_url
+        management_url = management_url or state.management_url
     return [
         check_python(),
         check_speed({"uvloop": loop.uvloop, "orjson": json.orjson}),

@@ -13,17 +13,17 @@ import secrets
 import shutil
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from coditect.agent.process import ProcessId
 from coditect.local.errors import MissingServer, StartFailed
-from coditect.local.probe import ask_redis
+from coditect.local.probe import ask_redis, port_open
 from coditect.local.servers import Addresses, find_binaries, free_ports, keep_addresses
 from coditect.local.state import hold_data, write_atomically
-from coditect.local.supervisor import POLL_SECONDS, Child, Probe, RunningChild, guarded, last_lines, spawn
+from coditect.local.supervisor import POLL_SECONDS, Child, RunningChild, guarded, last_lines, spawn
 from coditect.local.up import WantedServers, server_children
 from coditect.local.watchdog import new_marker
 
@@ -34,16 +34,31 @@ REDIS = "redis"
 class PrivateProcesses:
     """Private servers by name, and the means to kill and restart each. Usable from any event loop."""
 
-    def __init__(self, children: Sequence[Child], *, marker: str, folder: Path) -> None:
+    def __init__(self, children: Sequence[Child], *, folder: Path) -> None:
         self._children = {child.name: child for child in children}
         self._running: dict[str, RunningChild] = {}
-        self._marker = marker
+        self._marker = new_marker()
         self._folder = folder
 
     @property
     def processes(self) -> dict[str, ProcessId]:
         """The processes that run now, by name."""
         return {name: running.process for name, running in self._running.items() if running.exit_code is None}
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Self]:
+        """Start every private server, with its files in the folder, and kill them all at the end of the block.
+
+        Raises:
+            StartFailed: one of them died or was not ready in time; nothing is left running.
+            AlreadyUp: other servers run on the folder; two brokers on one folder destroy each other's files.
+        """
+        with hold_data(self._folder), guarded(self._marker):
+            try:
+                await self.start()
+                yield self
+            finally:
+                await self.stop()
 
     async def start(self) -> None:
         """Start every private server, and return when all are ready.
@@ -97,8 +112,8 @@ class PrivateProcesses:
 class PrivateServers(PrivateProcesses):
     """A private RabbitMQ and Redis: the processes ``epmd``, ``rabbitmq`` and ``redis``."""
 
-    def __init__(self, children: Sequence[Child], *, addresses: Addresses, marker: str, folder: Path) -> None:
-        super().__init__(children, marker=marker, folder=folder)
+    def __init__(self, children: Sequence[Child], *, addresses: Addresses, folder: Path) -> None:
+        super().__init__(children, folder=folder)
         self._addresses = addresses
 
     @property
@@ -175,17 +190,11 @@ async def private_servers(
         StartFailed: one died or was not ready in time; nothing is left running.
         AlreadyUp: other servers run on this folder; two brokers on one folder destroy each other's files.
     """
-    marker = new_marker()
     addresses = keep_addresses(folder / "servers.json")
     wanted = WantedServers(rabbitmq, redis, management)
     children = server_children(find_binaries(environ), addresses, wanted, folder=folder, environ=environ)
-    servers = PrivateServers(children, addresses=addresses, marker=marker, folder=folder)
-    with hold_data(folder), guarded(marker):
-        try:
-            await servers.start()
-            yield servers
-        finally:
-            await servers.stop()
+    async with PrivateServers(children, addresses=addresses, folder=folder).running() as servers:
+        yield servers
 
 
 MORE_FOLDERS = ("/usr/sbin", "/usr/local/sbin", "/usr/libexec", "/usr/local/libexec", "/usr/bin", "/usr/local/bin")
@@ -229,18 +238,19 @@ class PrivateFoundationDB(PrivateProcesses):
 
     coordinator = "fdb-1"
 
-    def __init__(self, children: list[Child], *, cli: Path, cluster_file: Path, marker: str, folder: Path) -> None:
-        super().__init__(children, marker=marker, folder=folder)
+    def __init__(self, children: Sequence[Child], *, cli: Path, cluster_file: Path, address: str, folder: Path) -> None:
+        super().__init__(children, folder=folder)
         self.cluster_file = cluster_file
         """The file by which a client finds the cluster."""
         self._cli = cli
+        self._address = address
 
     @property
     def names(self) -> tuple[str, ...]:
         """The names of all processes, also of those that do not run."""
         return tuple(self._children)
 
-    async def create(self) -> None:
+    async def start(self) -> None:
         """Start every process of a new cluster, create its database, and return when the database is available.
 
         Three processes or more keep each key twice.
@@ -248,7 +258,8 @@ class PrivateFoundationDB(PrivateProcesses):
         Raises:
             StartFailed: a process died, or the database is not available in time.
         """
-        await self.start()
+        write_atomically(self.cluster_file, self._address)
+        await super().start()
         copies = "double" if len(self._children) >= 3 else "single"
         output = ""
         deadline = time.monotonic() + AVAILABLE_SECONDS
@@ -307,23 +318,16 @@ async def private_foundationdb(
     programs = find_foundationdb(environ)
     if programs is None:
         raise MissingServer("FoundationDB is not installed", fix=INSTALL)
-    marker = new_marker()
-    with hold_data(folder), guarded(marker):
-        cluster_file = folder / "fdb.cluster"
-        ports = free_ports(processes)
-        write_atomically(cluster_file, f"private:{secrets.token_hex(8)}@127.0.0.1:{ports[0]}\n")
-        children = [
-            _child(programs.server, f"fdb-{number}", port, cluster_file, folder=folder, environ=environ)
-            for number, port in enumerate(ports, 1)
-        ]
-        cluster = PrivateFoundationDB(
-            children, cli=programs.cli, cluster_file=cluster_file, marker=marker, folder=folder
-        )
-        try:
-            await cluster.create()
-            yield cluster
-        finally:
-            await cluster.stop()
+    cluster_file = folder / "fdb.cluster"
+    ports = free_ports(processes)
+    children = [
+        _child(programs.server, f"fdb-{number}", port, cluster_file, folder=folder, environ=environ)
+        for number, port in enumerate(ports, 1)
+    ]
+    address = f"private:{secrets.token_hex(8)}@127.0.0.1:{ports[0]}\n"
+    cluster = PrivateFoundationDB(children, cli=programs.cli, cluster_file=cluster_file, address=address, folder=folder)
+    async with cluster.running():
+        yield cluster
 
 
 def _child(
@@ -340,16 +344,5 @@ def _child(
         argv=(str(server), "-p", f"127.0.0.1:{port}", *files, *place, *_MEMORY, *knobs),
         env=dict(environ),
         folder=folder,
-        ready=_listens(port),
+        ready=port_open(port),
     )
-
-
-def _listens(port: int) -> Probe:
-    async def listens() -> bool:
-        with suppress(OSError):
-            _, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.close()
-            return True
-        return False
-
-    return listens

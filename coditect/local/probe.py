@@ -103,23 +103,18 @@ async def ask_redis(url: str, ask: Callable[[RedisConnection], Awaitable[Answer]
 
 def broker_answers(url: str) -> Probe:
     """Return a probe that tells whether the broker at `url` opens an AMQP handshake."""
-
-    async def answers() -> bool:
-        try:
-            await broker_version(url)
-        except ServerUnreachable:
-            return False
-        return True
-
-    return answers
+    return _answers(broker_version, url)
 
 
 def redis_answers(url: str) -> Probe:
     """Return a probe that tells whether the Redis at `url` answers PING and has loaded its data."""
+    return _answers(redis_version, url)
 
+
+def _answers(version_of: Callable[[str], Awaitable[str]], url: str) -> Probe:
     async def answers() -> bool:
         try:
-            await redis_version(url)
+            await version_of(url)
         except ServerUnreachable:
             return False
         return True

@@ -27,10 +27,8 @@ from coditect.client.workflow_run import WorkflowRun
 from coditect.errors import CoditectError, LockTaken, ResultTimeout, SetupError, install_command
 from coditect.local.private import BROKER, PrivateProcesses
 from coditect.local.servers import RABBITMQ_SBIN
-from coditect.local.state import hold_data
-from coditect.local.supervisor import Say, guarded
+from coditect.local.supervisor import Say
 from coditect.local.up import Program, UpPlan, process_plan
-from coditect.local.watchdog import new_marker
 from coditect.model.capability import Priority
 from coditect.model.result import Status
 from coditect.model.retry import Retry
@@ -149,15 +147,8 @@ async def _private_fleet(
     """Run servers and programs inside the block, with default settings; yield them and their environment."""
     plain = {name: text for name, text in environ.items() if not name.startswith("CODITECT_") or name == RABBITMQ_SBIN}
     plan = process_plan(UpPlan(folder, folder, programs), environ=plain)
-    servers = {"CODITECT_AMQP_URL": plan.amqp_url, "CODITECT_REDIS_URL": plan.redis_url}
-    marker = new_marker()
-    fleet = PrivateProcesses(plan.children, marker=marker, folder=folder)
-    with hold_data(folder), guarded(marker):
-        try:
-            await fleet.start()
-            yield fleet, plain | servers
-        finally:
-            await fleet.stop()
+    async with PrivateProcesses(plan.children, folder=folder).running() as fleet:
+        yield fleet, {**plain, **plan.variables}
 
 
 class _Proof:

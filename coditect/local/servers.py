@@ -331,9 +331,9 @@ management.rates_mode = none
 """The management API's settings, without message rates, which are not needed and cost memory and time per queue."""
 
 
-def has_management(server: Path) -> bool:
-    """Tell whether an installed RabbitMQ has the plug-in of the management API, as nearly all packages do."""
-    return any(plugins_of(server).glob(f"{MANAGEMENT}-[0-9]*"))
+def has_management(found: Binaries) -> bool:
+    """Tell whether RabbitMQ is installed with the plug-in of the management API, as nearly all packages have it."""
+    return found.rabbitmq is not None and any(plugins_of(found.rabbitmq).glob(f"{MANAGEMENT}-[0-9]*"))
 
 
 def rabbitmq_children(

@@ -18,8 +18,8 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -73,41 +73,23 @@ class UpState:
         return is_running(self.supervisor)
 
 
-@dataclass(frozen=True, slots=True)
 class UpFolder:
     """The folder of one `up` (normally ``.coditect`` beside the code) and its files."""
 
-    path: Path
-
-    @property
-    def state(self) -> Path:
-        """The path of the JSON file in which a running `up` records its supervisor and its programs."""
-        return self.path / "up.json"
-
-    @property
-    def lock(self) -> Path:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.state = path / "up.json"
+        """The JSON file in which a running `up` records its supervisor and its programs."""
+        self.lock = path / "up.lock"
         """The file whose lock the supervisor holds as long as it lives."""
-        return self.path / "up.lock"
-
-    @property
-    def env(self) -> Path:
+        self.env = path / "env"
         """The file of the servers' addresses, which later commands read by themselves."""
-        return self.path / "env"
-
-    @property
-    def servers(self) -> Path:
+        self.servers = path / "servers.json"
         """The file of ports and secrets of the private servers."""
-        return self.path / "servers.json"
-
-    @property
-    def log(self) -> Path:
+        self.log = path / "log"
         """The folder of the log files, one per supervised program."""
-        return self.path / "log"
-
-    @property
-    def run(self) -> Path:
+        self.run = path / "run"
         """The folder of the files with which programs announce that they are ready."""
-        return self.path / "run"
 
     def dashboard(self) -> str | None:
         """Return the address that opens the dashboard of a running `up`; None if no API runs."""
@@ -189,25 +171,9 @@ def read_state(folder: UpFolder) -> UpState | None:
         return None
 
 
-def write_env(
-    folder: UpFolder,
-    *,
-    amqp_url: str,
-    redis_url: str,
-    management_url: str | None = None,
-    api_url: str | None = None,
-    api_key: str | None = None,
-) -> None:
+def write_env(folder: UpFolder, variables: Mapping[str, str]) -> None:
     """Write addresses and the API's key for later commands; only the user can read the file, which has passwords."""
-    variables = {
-        "CODITECT_AMQP_URL": amqp_url,
-        "CODITECT_REDIS_URL": redis_url,
-        "CODITECT_MANAGEMENT_URL": management_url,
-        "CODITECT_API_URL": api_url,
-        "CODITECT_API_KEY": api_key,
-    }
-    lines = [f"{name}={value}\n" for name, value in variables.items() if value is not None]
-    write_atomically(folder.env, "".join(lines))
+    write_atomically(folder.env, "".join(f"{name}={value}\n" for name, value in variables.items()))
 
 
 def forget(folder: UpFolder) -> None:
@@ -217,9 +183,8 @@ def forget(folder: UpFolder) -> None:
             file.unlink()
 
 
-@contextmanager
-def hold(folder: UpFolder) -> Iterator[None]:
-    """Lock the folder of an `up` inside the block; the kernel frees the lock when the process ends, also by a kill.
+def hold(folder: UpFolder) -> AbstractContextManager[None]:
+    """Lock the folder of an `up` inside a block; the kernel frees the lock when the process ends, also by a kill.
 
     Raises:
         AlreadyUp: another process holds the folder.
@@ -235,21 +200,16 @@ def hold(folder: UpFolder) -> Iterator[None]:
         )
 
     make_private(folder.path)
-    with _locked(folder.lock, refusal):
-        yield
+    return _locked(folder.lock, refusal)
 
 
-@contextmanager
-def hold_data(folder: Path) -> Iterator[None]:
-    """Lock a data folder inside the block, since two brokers that use one folder destroy each other's files.
+def hold_data(folder: Path) -> AbstractContextManager[None]:
+    """Lock a data folder inside a block, since two brokers that use one folder destroy each other's files.
 
     Raises:
         AlreadyUp: servers run on the folder.
     """
-    with _locked(
-        folder / "servers.lock", lambda: AlreadyUp("Servers run on this folder already", folder=str(folder), fix="")
-    ):
-        yield
+    return _locked(folder / "servers.lock", lambda: AlreadyUp("Servers run on this folder already", folder=str(folder)))
 
 
 @contextmanager

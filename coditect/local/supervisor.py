@@ -50,7 +50,6 @@ class Child:
     folder: Path
     ready: Probe | None = None
     ready_within_seconds: float = 60.0
-    stop_signal: signal.Signals = signal.SIGTERM
     stop_within_seconds: float = 20.0
     stage: int = 0
     ready_file: Path | None = None
@@ -86,11 +85,9 @@ class RunningChild:
     async def stop(self) -> None:
         """Ask the process to end, wait `child.stop_within_seconds` at most, then kill it and all that it started."""
         try:
-            if self._popen.poll() is None:
-                self._popen.send_signal(self.child.stop_signal)
+            with suppress(TimeoutError):
+                self._popen.terminate()
                 await asyncio.wait_for(self.exited(), self.child.stop_within_seconds)
-        except TimeoutError:
-            pass
         finally:
             self.kill()
 

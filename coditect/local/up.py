@@ -104,21 +104,19 @@ class UpPlan:
     """The URL of a given broker's management API; a private broker has its own."""
 
 
+AMQP, REDIS = "CODITECT_AMQP_URL", "CODITECT_REDIS_URL"
+MANAGEMENT, API_KEY = "CODITECT_MANAGEMENT_URL", "CODITECT_API_KEY"
 LEDGER = "ledger.db"
 """The file of the dispatcher's ledger, beside the servers' data."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessPlan:
-    """All that one `up` supervises (servers, then programs, as commands to run), and the servers' addresses."""
+    """All that one `up` supervises (servers, then programs, as commands to run), and how it is reached."""
 
-    amqp_url: str = field(repr=False)
-    redis_url: str = field(repr=False)
     children: tuple[Child, ...]
-    management_url: str | None = field(default=None, repr=False)
-    """The URL of the broker's management API; None when the broker has none, or the URL is not known."""
-    api_key: str | None = field(default=None, repr=False)
-    """The key of the HTTP API; None when it is not started, or has a file of keys or an issuer alone."""
+    variables: Mapping[str, str] = field(repr=False)
+    """The servers' addresses, as far as they are known, and the key of the HTTP API, if `up` gave or made one."""
 
 
 def process_plan(plan: UpPlan, *, environ: Mapping[str, str]) -> ProcessPlan:
@@ -133,23 +131,20 @@ def process_plan(plan: UpPlan, *, environ: Mapping[str, str]) -> ProcessPlan:
     children: list[Child] = []
     amqp_url, redis_url, management_url = plan.amqp_url, plan.redis_url, plan.management_url
     if amqp_url is None or redis_url is None:
-        addresses = keep_addresses(folder.servers)
-        binaries = find_binaries(environ)
-        wanted = WantedServers(rabbitmq=amqp_url is None, redis=redis_url is None, management=_has_management(binaries))
+        addresses, binaries = keep_addresses(folder.servers), find_binaries(environ)
+        wanted = WantedServers(rabbitmq=amqp_url is None, redis=redis_url is None, management=has_management(binaries))
         children += server_children(binaries, addresses, wanted, folder=plan.folder, environ=environ)
         if wanted.rabbitmq:
             management_url = addresses.management_url if wanted.management else None
         amqp_url, redis_url = amqp_url or addresses.amqp_url, redis_url or addresses.redis_url
-    api_key = _api_key(plan.programs, environ)
-    urls = {"CODITECT_AMQP_URL": amqp_url, "CODITECT_REDIS_URL": redis_url}
-    urls |= {"CODITECT_STORE_URL": environ.get("CODITECT_STORE_URL") or f"sqlite:{plan.folder / LEDGER}"}
-    if management_url is not None:
-        urls["CODITECT_MANAGEMENT_URL"] = management_url
-    if api_key is not None:
-        urls["CODITECT_API_KEY"] = api_key
+    variables = {AMQP: amqp_url, REDIS: redis_url}
+    variables |= {MANAGEMENT: management_url} if management_url is not None else {}
+    variables |= _api_key(plan.programs, environ)
+    ledger = environ.get("CODITECT_STORE_URL") or f"sqlite:{plan.folder / LEDGER}"
     folder.run.mkdir(mode=0o700, parents=True, exist_ok=True)
-    children += [_program_child(program, plan, {**environ, **urls}) for program in plan.programs]
-    return ProcessPlan(amqp_url, redis_url, tuple(children), management_url, api_key)
+    own = {**environ, **variables, "CODITECT_STORE_URL": ledger}
+    children += [_program_child(program, plan, own) for program in plan.programs]
+    return ProcessPlan(tuple(children), variables)
 
 
 def environment_of(role: Role | None, environ: Mapping[str, str]) -> dict[str, str]:
@@ -166,17 +161,14 @@ def environment_of(role: Role | None, environ: Mapping[str, str]) -> dict[str, s
     return {name: value for name, value in environ.items() if given(name)}
 
 
-def _api_key(programs: Iterable[Program], environ: Mapping[str, str]) -> str | None:
-    """Return the key for the API of a fleet; None when no API is started, or the environment says who may use it."""
+def _api_key(programs: Iterable[Program], environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the key for the API of a fleet; none when no API is started, or the environment says who may use it."""
     if not any(program.role is Role.API for program in programs):
-        return None
-    if environ.get("CODITECT_API_KEYS") or environ.get("CODITECT_API_OIDC_ISSUER"):
-        return environ.get("CODITECT_API_KEY")
-    return environ.get("CODITECT_API_KEY") or f"coditect_{token_urlsafe(32)}"
-
-
-def _has_management(binaries: Binaries) -> bool:
-    return binaries.rabbitmq is not None and has_management(binaries.rabbitmq)
+        return {}
+    if key := environ.get(API_KEY):
+        return {API_KEY: key}
+    named = environ.get("CODITECT_API_KEYS") or environ.get("CODITECT_API_OIDC_ISSUER")
+    return {} if named else {API_KEY: f"coditect_{token_urlsafe(32)}"}
 
 
 def require_servers(plan: UpPlan, *, environ: Mapping[str, str]) -> None:
@@ -371,25 +363,19 @@ async def _supervise(
                 marker=marker,
                 phase=Phase.STOPPING if stop.is_set() else phase,
                 supervisor=me,
-                amqp_url=parts.amqp_url,
-                redis_url=parts.redis_url,
+                amqp_url=parts.variables[AMQP],
+                redis_url=parts.variables[REDIS],
                 watchdog=watchdog,
                 children=supervisor.children,
-                management_url=parts.management_url,
+                management_url=parts.variables.get(MANAGEMENT),
             ),
         )
 
     def all_ready() -> None:
         nonlocal phase
         phase = Phase.READY
-        write_env(
-            folder,
-            amqp_url=parts.amqp_url,
-            redis_url=parts.redis_url,
-            management_url=parts.management_url,
-            api_url=folder.address_of("api"),
-            api_key=parts.api_key,
-        )
+        api_url = folder.address_of("api")
+        write_env(folder, {**parts.variables, **({"CODITECT_API_URL": api_url} if api_url else {})})
         changed()
         ready()
 

@@ -19,7 +19,7 @@ URL = "amqp://somebody:secret@192.0.2.1/"
 def brought_up(tmp_path: Path) -> UpFolder:
     """The files of an `up` two folders above."""
     folder = UpFolder(tmp_path / ".coditect")
-    write_env(folder, amqp_url=URL, redis_url="redis://192.0.2.1/")
+    write_env(folder, {"CODITECT_AMQP_URL": URL, "CODITECT_REDIS_URL": "redis://192.0.2.1/"})
     write_state(folder, UpState("marker", Phase.READY, ProcessId(1, "never"), URL, "redis://192.0.2.1/"))
     return folder
 

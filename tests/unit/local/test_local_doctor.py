@@ -51,7 +51,7 @@ def test_what_is_left_of_an_up_is_named(tmp_path: Path) -> None:
     assert (found.ok, "killed" in found.detail) == (False, True)
 
     folder = UpFolder(tmp_path)
-    write_env(folder, amqp_url="a", redis_url="r")
+    write_env(folder, {"CODITECT_AMQP_URL": "a", "CODITECT_REDIS_URL": "r"})
 
     found = check_up(folder, None)
 

@@ -8,7 +8,7 @@ from pydantic import TypeAdapter
 from coditect.aio.launch import READY_FILE
 from coditect.local.errors import MissingServer
 from coditect.local.servers import Addresses, Binaries, ServerPorts, rabbitmq_children, redis_child
-from coditect.local.up import Program, Role, UpPlan, process_plan, require_servers
+from coditect.local.up import API_KEY, Program, Role, UpPlan, process_plan, require_servers
 
 ADDRESSES = Addresses(ServerPorts(amqp=20001, distribution=20002, epmd=20003, redis=20004), "secret", "COOKIE")
 BINARIES = Binaries(rabbitmq=Path("/r/rabbitmq-server"), epmd=Path("/r/epmd"), redis=Path("/r/redis-server"))
@@ -121,11 +121,14 @@ def test_api_gets_a_key_of_its_own_unless_the_user_says_who_may_use_it(tmp_path:
 
     made, other = (process_plan(plan, environ={}) for _ in range(2))
 
-    assert made.children[0].env["CODITECT_API_KEY"] == made.api_key
-    assert made.api_key is not None
-    assert len(made.api_key) > 40
-    assert made.api_key != other.api_key
-    assert process_plan(plan, environ={"CODITECT_API_KEY": "mine"}).api_key == "mine"
-    assert process_plan(plan, environ={"CODITECT_API_KEYS": "keys"}).api_key is None
-    assert process_plan(plan, environ={"CODITECT_API_OIDC_ISSUER": "https://i"}).api_key is None
-    assert process_plan(UpPlan(tmp_path, tmp_path, (), "amqp://a", "redis://r"), environ={}).api_key is None
+    key = made.variables[API_KEY]
+    assert made.children[0].env[API_KEY] == key
+    assert len(key) > 40
+    assert key != other.variables[API_KEY]
+    assert process_plan(plan, environ={API_KEY: "mine"}).variables[API_KEY] == "mine"
+    both = {API_KEY: "mine", "CODITECT_API_KEYS": "keys"}
+    assert process_plan(plan, environ=both).variables[API_KEY] == "mine"
+    for environ in ({"CODITECT_API_KEYS": "keys"}, {"CODITECT_API_OIDC_ISSUER": "https://i"}):
+        assert API_KEY not in process_plan(plan, environ=environ).variables
+    alone = process_plan(UpPlan(tmp_path, tmp_path, (), "amqp://a", "redis://r"), environ={})
+    assert API_KEY not in alone.variables

@@ -54,7 +54,7 @@ def test_unreadable_state_is_no_state(tmp_path: Path, text: str) -> None:
 def test_env_holds_the_addresses_for_the_owner_only(tmp_path: Path) -> None:
     folder = UpFolder(tmp_path)
 
-    write_env(folder, amqp_url="amqp://a", redis_url="redis://r")
+    write_env(folder, {"CODITECT_AMQP_URL": "amqp://a", "CODITECT_REDIS_URL": "redis://r"})
 
     assert folder.env.read_text().splitlines() == ["CODITECT_AMQP_URL=amqp://a", "CODITECT_REDIS_URL=redis://r"]
     assert stat.S_IMODE(folder.env.stat().st_mode) == 0o600
@@ -63,7 +63,7 @@ def test_env_holds_the_addresses_for_the_owner_only(tmp_path: Path) -> None:
 def test_forget_removes_what_commands_find_and_is_idempotent(tmp_path: Path) -> None:
     folder = UpFolder(tmp_path)
     write_state(folder, a_state())
-    write_env(folder, amqp_url="a", redis_url="r")
+    write_env(folder, {"CODITECT_AMQP_URL": "a", "CODITECT_REDIS_URL": "r"})
 
     forget(folder)
     forget(folder)
@@ -115,9 +115,10 @@ def test_env_holds_the_address_and_the_key_of_the_api(tmp_path: Path) -> None:
     folder.run.mkdir()
     folder.ready_file("api").write_text("http://127.0.0.1:8010")
 
-    write_env(folder, amqp_url="a", redis_url="r", api_url=folder.address_of("api"), api_key="coditect_k")
+    address = folder.address_of("api") or ""
+    write_env(folder, {"CODITECT_API_URL": address, "CODITECT_API_KEY": "coditect_k"})
 
-    assert folder.env.read_text().splitlines()[2:] == [
+    assert folder.env.read_text().splitlines() == [
         "CODITECT_API_URL=http://127.0.0.1:8010",
         "CODITECT_API_KEY=coditect_k",
     ]
