@@ -8,11 +8,10 @@ from typing import Annotated
 import typer
 
 from coditect.aio.loop import run_loop
-from coditect.cli.connections import complete_agent, complete_capability, connections
+from coditect.cli.connections import ask, complete_agent, complete_capability, connections
 from coditect.cli.terminal.options import LimitOption, ShownAnswer, only_with, presented, read_body
 from coditect.cli.terminal.output import FieldsView, Output, OutputOption, TableView, View, agree, instant, render, say
 from coditect.operations import dead_letters as dead
-from coditect.operations.connections import Connections
 from coditect.operations.dead_letters import DeadListing, Selection, SettledLetter
 from coditect.operations.documents import DeadNodeDocument, LetterDocument, SettledDocument, WholeLetter
 from coditect.operations.letter import DeadLetter
@@ -138,7 +137,7 @@ def redrive_letters(
     if node is not None:
         if ids or capability or reason or agent or everything:
             raise typer.BadParameter("--node excludes --id, --capability, --reason, --agent and --all")
-        _redrive_node(connections(context), node, body, dry_run=dry_run, yes=yes, output=output)
+        _redrive_node(context, node, body, dry_run=dry_run, yes=yes, output=output)
         return
     selection = _selection(ids, capability, reason, agent, everything=everything)
     agree("Bring the matching dead letters back?", yes=yes or dry_run)
@@ -170,7 +169,7 @@ def discard_letters(
 
 
 def _redrive_node(
-    opened: Connections, target: str, body: str | None, *, dry_run: bool, yes: bool, output: Output
+    context: typer.Context, target: str, body: str | None, *, dry_run: bool, yes: bool, output: Output
 ) -> None:
     workflow, _, named = target.partition(":")
     node = named.partition("[")[0] if named.endswith("]") else named  # an element of a map runs with its map
@@ -178,7 +177,7 @@ def _redrive_node(
         raise typer.BadParameter("--node is WORKFLOW:NODE, as `coditect workflow get` has them")
     value = None if body is None else read_body(body)
     agree(f"Run {node} and what comes after it again?", yes=yes or dry_run)
-    report = run_loop(dead.redrive_node(opened, workflow, node, value, dry_run=dry_run))
+    report = ask(context, lambda client: client.workflows.get(workflow).redrive(node, value, dry_run=dry_run))
     names = [str(name) for name in report.get("again") or [node]]
     some, more = (f"{len(names)} and more", ", ...") if report.get("more") else (str(len(names)), "")
     render(output, report, f"{some} {'would begin' if dry_run else 'begin'} again: {', '.join(names)}{more}")

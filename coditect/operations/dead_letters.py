@@ -9,9 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from secrets import token_hex
-from typing import Any
 
 from coditect.aio.clock import Clock, SystemClock
 from coditect.broker.management import ManagementUnavailable
@@ -21,6 +20,7 @@ from coditect.model.task import Task
 from coditect.operations.connections import Connections
 from coditect.operations.fleet import Note, known_capabilities
 from coditect.operations.letter import DeadLetter, read_dead_letter, revive
+from coditect.operations.status import has_dispatcher
 from coditect.settings.settings import read_settings
 from coditect.telemetry.process import open_tracing
 from coditect.telemetry.tracing import NO_TRACING, Tracing, begin_publish, ended_with
@@ -118,22 +118,7 @@ class _Held:
     letter: DeadLetter
 
 
-@dataclass(slots=True)
-class _Tally:
-    count: int = 0
-    ids: list[str] = field(default_factory=list)
-    kept: list[KeptLetter] = field(default_factory=list)
-
-    def add(self, held: _Held, error: CoditectError | None) -> None:
-        letter = held.letter
-        if error is not None:
-            self.kept.append(KeptLetter(letter.id, letter.queue, error))
-            return
-        self.count += 1
-        if letter.id is not None:
-            self.ids.append(letter.id)
-
-
+_Takes = Callable[[DeadLetter], bool]
 _Settle = Callable[[Sequence[_Held]], Awaitable[Sequence[CoditectError | None]]]
 
 
@@ -170,13 +155,12 @@ class DeadLetters:
         """
         left = most
         try:
-            for queue in queues:
-                async with aclosing(self._held(queue, selection)) as held:
-                    async for one in held:
-                        yield one.letter
-                        left -= 1
-                        if left <= 0:
-                            return
+            async with aclosing(self._held(queues, selection.takes)) as held:
+                async for one in held:
+                    yield one.letter
+                    left -= 1
+                    if left <= 0:
+                        return
         finally:
             await self._release()
 
@@ -204,61 +188,57 @@ class DeadLetters:
         whose capability has no queue stays (Unroutable), and so does a letter that is no valid task (InvalidTask).
         The first retryable error ends the run; the result tells it.
         """
-        run = _Redrive(
-            broker=self._broker,
-            tracing=self._tracing,
-            now_ms=self._clock.now_ms(),
-            dry_run=dry_run,
-            keep_limits=keep_limits,
-        )
-        return await self._settle(queues, selection, run.settle, dry_run=dry_run, skip=run.died_again)
+        now_ms = self._clock.now_ms()
+        run = _Redrive(self._broker, self._tracing, now_ms=now_ms, dry_run=dry_run, keep_limits=keep_limits)
+
+        def takes(letter: DeadLetter) -> bool:
+            died_again = letter.redrives > 0 and letter.dead_at_ms is not None and letter.dead_at_ms >= now_ms
+            return selection.takes(letter) and not died_again
+
+        return await self._settle(queues, takes, run.settle, dry_run=dry_run)
 
     async def discard(self, queues: Iterable[str], selection: Selection, *, dry_run: bool = False) -> SettledLetter:
         """Delete the selected dead letters for good; a dry run only counts them. A lost connection ends the run."""
 
+        def discarded(held: _Held) -> CoditectError | None:
+            if held.delivery.lost:
+                return BrokerUnavailable("The connection was lost before the letter was discarded; it stays")
+            if not dry_run:
+                held.delivery.ack()
+            return None
+
         async def settle(window: Sequence[_Held]) -> Sequence[CoditectError | None]:
-            return [_discard(held, dry_run=dry_run) for held in window]
+            return [discarded(held) for held in window]
 
-        return await self._settle(queues, selection, settle, dry_run=dry_run)
+        return await self._settle(queues, selection.takes, settle, dry_run=dry_run)
 
-    async def _settle(
-        self,
-        queues: Iterable[str],
-        selection: Selection,
-        settle: _Settle,
-        *,
-        dry_run: bool,
-        skip: Callable[[DeadLetter], bool] = lambda letter: False,
-    ) -> SettledLetter:
-        tally = _Tally()
+    async def _settle(self, queues: Iterable[str], takes: _Takes, settle: _Settle, *, dry_run: bool) -> SettledLetter:
+        settled: list[str | None] = []
+        kept: list[KeptLetter] = []
         stopped: CoditectError | None = None
         try:
-            for queue in queues:
-                async with aclosing(self._windows(queue, selection, skip)) as windows:
-                    async for window in windows:
-                        errors = await settle(window)
-                        for held, error in zip(window, errors, strict=True):
-                            tally.add(held, error)
-                        stopped = next((error for error in errors if error and error.retryable), None)
-                        if stopped:
-                            break
-                if stopped:
-                    break
+            async with aclosing(self._windows(queues, takes)) as windows:
+                async for window in windows:
+                    errors = await settle(window)
+                    for held, error in zip(window, errors, strict=True):
+                        if error is None:
+                            settled.append(held.letter.id)
+                        else:
+                            kept.append(KeptLetter(held.letter.id, held.letter.queue, error))
+                    stopped = next((error for error in errors if error and error.retryable), None)
+                    if stopped:
+                        break
         except BrokerUnavailable as error:
             stopped = error
         finally:
             await self._release()
-        return SettledLetter(tally.count, tuple(tally.ids), tuple(tally.kept), stopped, dry_run)
+        return SettledLetter(len(settled), tuple(filter(None, settled)), tuple(kept), stopped, dry_run)
 
-    async def _windows(
-        self, queue: str, selection: Selection, skip: Callable[[DeadLetter], bool]
-    ) -> AsyncGenerator[tuple[_Held, ...], None]:
+    async def _windows(self, queues: Iterable[str], takes: _Takes) -> AsyncGenerator[tuple[_Held, ...], None]:
         window: list[_Held] = []
         size = 0
-        async with aclosing(self._held(queue, selection)) as held:
+        async with aclosing(self._held(queues, takes)) as held:
             async for one in held:
-                if skip(one.letter):
-                    continue
                 window.append(one)
                 size += len(one.letter.body)
                 if len(window) == WINDOW or size >= WINDOW_BYTES:
@@ -267,21 +247,20 @@ class DeadLetters:
         if window:
             yield tuple(window)
 
-    async def _held(self, queue: str, selection: Selection) -> AsyncGenerator[_Held, None]:
-        stats = await self._broker.stats(queue)
-        if stats is None:
-            return
-        # Bounded: what dies while we look would otherwise keep us here for ever.
-        for _ in range(stats.messages + WINDOW):
-            try:
-                delivery = await self._broker.get(queue)
-            except NotFound:
-                return
-            if delivery is None:
-                return
-            letter = read_dead_letter(delivery)
-            if selection.takes(letter):
-                yield _Held(delivery, letter)
+    async def _held(self, queues: Iterable[str], takes: _Takes) -> AsyncGenerator[_Held, None]:
+        for queue in queues:
+            stats = await self._broker.stats(queue)
+            # Bounded: what dies while we look would otherwise keep us here for ever.
+            for _ in range(0 if stats is None else stats.messages + WINDOW):
+                try:
+                    delivery = await self._broker.get(queue)
+                except NotFound:
+                    break
+                if delivery is None:
+                    break
+                letter = read_dead_letter(delivery)
+                if takes(letter):
+                    yield _Held(delivery, letter)
 
     async def _release(self) -> None:
         # Without a connection there is nothing to give back: the broker has it all.
@@ -289,27 +268,15 @@ class DeadLetters:
             await self._broker.release()
 
 
-def _discard(held: _Held, *, dry_run: bool) -> CoditectError | None:
-    if held.delivery.lost:
-        return BrokerUnavailable("The connection was lost before the letter was discarded; it stays")
-    if not dry_run:
-        held.delivery.ack()
-    return None
-
-
 class _Redrive:
     """The redrive of dead letters: it publishes them as fresh tasks, in batches, and acks each after its confirm."""
 
-    def __init__(self, *, broker: Broker, tracing: Tracing, now_ms: int, dry_run: bool, keep_limits: bool) -> None:
+    def __init__(self, broker: Broker, tracing: Tracing, *, now_ms: int, dry_run: bool, keep_limits: bool) -> None:
         self._broker, self._tracing = broker, tracing
         self._now_ms = now_ms
         self._dry_run = dry_run
         self._keep_limits = keep_limits
         self._routable: dict[str, bool] = {}
-
-    def died_again(self, letter: DeadLetter) -> bool:
-        """Tell whether a dead letter that was redriven before died again after this redrive began, and so must stay."""
-        return letter.redrives > 0 and letter.dead_at_ms is not None and letter.dead_at_ms >= self._now_ms
 
     async def settle(self, window: Sequence[_Held]) -> Sequence[CoditectError | None]:
         """Redrive a batch of dead letters; return for each letter None, or the error that keeps it in its queue."""
@@ -419,23 +386,6 @@ async def discard_letters(opened: Connections, selection: Selection, *, dry_run:
         return await letters.discard(queues, selection, dry_run=dry_run)
 
 
-async def redrive_node(
-    opened: Connections, workflow: str, node: str, value: bytes | None, *, dry_run: bool
-) -> dict[str, Any]:
-    """Run again a workflow node that ended without a value, on its old input or `value`; a dry run only describes it.
-
-    Returns the control plane's answer: `again` names nodes that begin again, or would with `dry_run`; `more` is true
-    when there are others.
-
-    Raises:
-        InputError: when the ledger refuses the redrive.
-        NotFound: when the ledger has no such node.
-        ControlPlaneRequired: when no dispatcher answers.
-    """
-    async with opened.fleet() as client:
-        return await client.workflows.get(workflow).redrive(node, value, dry_run=dry_run)
-
-
 @asynccontextmanager
 async def _letters(
     opened: Connections, capability: str | None, note: Note, tracing: Tracing = NO_TRACING
@@ -475,8 +425,7 @@ async def _dead_nodes(
     if most <= 0:
         return found
     async with opened.fleet() as client:
-        stats = await broker.stats(routing.CONTROL_QUEUE)
-        if stats is None or not stats.consumers:
+        if not await has_dispatcher(broker):
             return found
         try:
             async for row in client.workflows.dead_nodes():

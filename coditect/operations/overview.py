@@ -19,9 +19,9 @@ from coditect.errors import CoditectError, ControlPlaneRequired, RegistryUnavail
 from coditect.model.registration import AgentRecord, AgentStatus
 from coditect.operations.connections import Connections
 from coditect.operations.locate import PingReply, ask_agents
-from coditect.operations.status import CapabilityQueues, ClusterStatus, cluster_status, list_queues
+from coditect.operations.status import CapabilityQueues, ClusterStatus, cluster_status, has_dispatcher, list_queues
 from coditect.registry.port import Search
-from coditect.wire import control_messages, routing
+from coditect.wire import control_messages
 from coditect.workflow.rows import WorkflowRow
 from coditect.workflow.states import WorkflowState
 
@@ -148,8 +148,7 @@ async def _rates(opened: Connections, notes: list[str]) -> Mapping[str, QueueRat
 
 
 async def _cluster(broker: Broker, notes: list[str]) -> ClusterStatus | None:
-    control = await broker.stats(routing.CONTROL_QUEUE)
-    if control is None or not control.consumers:
+    if not await has_dispatcher(broker):
         notes.append("No dispatcher runs: there are no workflows and no breakers of the fleet.")
         return None
     try:

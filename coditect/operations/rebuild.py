@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from coditect.aio.clock import Clock, SystemClock
+from coditect.aio.clock import SystemClock
 from coditect.broker.port import Broker
 from coditect.broker.topology import base_topology
 from coditect.broker.topology_diff import declare_missing
@@ -37,7 +37,7 @@ class Rebuilt:
     """Whether all jobs of RQ were compared; if not, more jobs may have been restored than are counted."""
 
 
-async def rebuild(broker: Broker, *, clock: Clock | None = None) -> Rebuilt:
+async def rebuild(broker: Broker) -> Rebuilt:
     """Declare missing queues, have dispatchers publish lost tasks and mend RQ's jobs, shard by shard; return counts.
 
     A task that was begun is executed again only where the broker is not the one that the shard knew.
@@ -46,7 +46,7 @@ async def rebuild(broker: Broker, *, clock: Clock | None = None) -> Rebuilt:
         ControlPlaneRequired: when no dispatcher answers.
         BrokerUnavailable: when the broker does not answer; retryable.
     """
-    clock = clock or SystemClock()
+    clock = SystemClock()
     occasion = clock.new_id()
     queues = await declare_missing(broker, base_topology())
     async with asking(broker, clock, name=f"rebuild-{occasion}") as control:

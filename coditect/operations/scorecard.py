@@ -26,10 +26,10 @@ from coditect.model.registration import AgentRecord
 from coditect.operations.connections import Connections
 from coditect.operations.load import Utilisation, percentiles
 from coditect.operations.locate import PingReply, ask_agents
-from coditect.operations.status import RefusalCounts, cluster_status, list_queues
+from coditect.operations.status import RefusalCounts, cluster_status, has_dispatcher, list_queues
 from coditect.registry.port import Registry, Search
 from coditect.telemetry.metrics import LOCK_CONTENTIONS, LOCK_TIMEOUTS, LOCK_WAIT, QUEUE_WAIT, Histogram
-from coditect.wire import control_messages, routing
+from coditect.wire import control_messages
 
 PERIOD_MS = 24 * 3_600_000
 """The period before now of which finished workflows count, by whole hours."""
@@ -311,8 +311,7 @@ class _Control:
 async def _ask_control_plane(opened: Connections) -> _Control:
     """Ask the control plane for its records, then time reads of state; what was answered in time is kept."""
     async with opened.broker() as broker:
-        queue = await broker.stats(routing.CONTROL_QUEUE)
-        if queue is None or not queue.consumers:
+        if not await has_dispatcher(broker):
             return _Control(NO_CONTROL_PLANE)
         control = _Control(LATE_CONTROL_PLANE)
         with suppress(Retryable):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from coditect.aio.clock import Clock, SystemClock
+from coditect.aio.clock import SystemClock
 from coditect.broker.management import QueueRates
 from coditect.broker.port import Broker, QueueStats
 from coditect.errors import ControlPlaneRequired, Retryable
@@ -75,6 +75,12 @@ def _level(level: Priority, queue: str, stats: QueueStats, rate: QueueRates | No
     oldest_ms = rate.oldest_ms if stats.messages else None
     moving = (rate.published_per_second, rate.delivered_per_second)
     return LevelQueue(level, queue, stats.messages, stats.consumers, *moving, oldest_ms)
+
+
+async def has_dispatcher(broker: Broker) -> bool:
+    """Tell whether a dispatcher consumes the requests to the control plane now."""
+    control = await broker.stats(routing.CONTROL_QUEUE)
+    return control is not None and control.consumers > 0
 
 
 OWN_SECONDS = 3.0
@@ -145,14 +151,14 @@ class ClusterStatus:
     shards: tuple[ShardStatus, ...]
 
 
-async def cluster_status(broker: Broker, *, clock: Clock | None = None) -> ClusterStatus:
+async def cluster_status(broker: Broker) -> ClusterStatus:
     """Ask the control plane for its shards, and each dispatcher for its counts; read-only.
 
     Raises:
         ControlPlaneRequired: when no dispatcher answers.
         BrokerUnavailable: when the broker does not answer; retryable.
     """
-    clock = clock or SystemClock()
+    clock = SystemClock()
     async with asking(broker, clock, name=f"status-{clock.new_id()}") as control:
         status = await control.ask(Verb.STATUS, {})
         shards = tuple(_shard(row) for row in status["shards"])

@@ -17,7 +17,7 @@ from coditect.model.result import Outcome
 from coditect.operations.connections import Connections
 from coditect.operations.locate import TaskPlace, find_task, task_verdict
 from coditect.operations.overview import RunningTask, running_tasks
-from coditect.wire import routing
+from coditect.operations.status import has_dispatcher
 from coditect.workflow.attempt_row import AttemptRow
 from coditect.workflow.rows import NodeRow, WorkflowRow
 from coditect.workflow.states import TaskState
@@ -101,8 +101,8 @@ def _direct_task(task_id: str, task: RunningTask, agent: str) -> ListedTask:
 
 async def _durable_tasks(opened: Connections, limit: int, notes: list[str]) -> list[ListedTask]:
     async with opened.broker() as broker:
-        control = await broker.stats(routing.CONTROL_QUEUE)
-    if control is None or not control.consumers:
+        served = await has_dispatcher(broker)
+    if not served:
         notes.append("No dispatcher runs: durable tasks are not seen.")
         return []
     async with opened.fleet() as client:

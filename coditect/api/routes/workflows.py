@@ -22,7 +22,6 @@ from coditect.client.listings import ATTEMPT_PAGES, NODE_PAGES, WORKFLOW_PAGES, 
 from coditect.client.workflow_run import RestorePlan, WorkflowRun
 from coditect.errors import InputError, NotFound, ResultTimeout
 from coditect.operations import workflows
-from coditect.operations.dead_letters import redrive_node
 from coditect.operations.trace import Hop, task_path
 from coditect.operations.workflows import AcceptedWorkflow, WorkflowEvent, workflow_history
 from coditect.settings.settings import TRACE
@@ -257,10 +256,10 @@ async def resume_workflow(run: Run) -> WorkflowRow:
 
 
 @workflow_router.post("/{workflow}/nodes/{node}/redrive")
-async def redrive(workflow: str, node: str, order: NodeRedrive, services: Services) -> dict[str, Any]:
+async def redrive(node: str, order: NodeRedrive, run: Run) -> dict[str, Any]:
     """Run again a node that ended without a value; `again` names the nodes that begin again (with `dry_run`: would)."""
     value = None if order.input is None else dumps(order.input)
-    return await redrive_node(services.opened, workflow, node, value, dry_run=order.dry_run)
+    return await run.redrive(node, value, dry_run=order.dry_run)
 
 
 @workflow_router.post("/{workflow}/signals/{name}")
