@@ -45,19 +45,15 @@ app = typer.Typer()
 def run_load(
     context: typer.Context,
     tasks: Annotated[int, typer.Option("--tasks", "-n", min=1, help="How many tasks.")] = 2000,
-    concurrency: Annotated[int, typer.Option("--concurrency", min=1, help="Tasks in flight (closed loop).")] = 100,
-    min_ms: Annotated[int, typer.Option("--min-ms", min=0, help="Shortest task.")] = 50,
-    max_ms: Annotated[int, typer.Option("--max-ms", min=0, help="Longest task.")] = 200,
-    rate: Annotated[
-        float | None, typer.Option("--rate", min=0.01, help="Open loop: submit so many per second instead.")
-    ] = None,
+    concurrency: Annotated[int, typer.Option(min=1, help="Tasks in flight (closed loop).")] = 100,
+    min_ms: Annotated[int, typer.Option(min=0, help="Shortest task.")] = 50,
+    max_ms: Annotated[int, typer.Option(min=0, help="Longest task.")] = 200,
+    rate: Annotated[float | None, typer.Option(min=0.01, help="Open loop: submit so many per second instead.")] = None,
     capability: Annotated[str, typer.Option("--capability", "-c", help='Takes {"milliseconds": n}.')] = "load.work",
     priority: Annotated[Priority, typer.Option("--priority", "-p", help="Of every task.")] = Priority.P1,
-    wait: Annotated[
-        str, typer.Option("--wait", callback=checked, help="No answer after so long: the task hangs.")
-    ] = "5m",
+    wait: Annotated[str, typer.Option(callback=checked, help="No answer after so long: the task hangs.")] = "5m",
     effect_log: Annotated[
-        Path | None, typer.Option("--effect-log", help=f"Default: {LOG_VARIABLE}, or beside what `up` wrote.")
+        Path | None, typer.Option(help=f"Default: {LOG_VARIABLE}, or beside what `up` wrote.")
     ] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
@@ -72,12 +68,13 @@ def run_load(
         raise InputError("--min-ms is above --max-ms", min_ms=min_ms, max_ms=max_ms)
     load = LoadPlan(tasks, concurrency, rate, min_ms, max_ms, capability, priority, seconds(wait))
     opened = connections(context)
+    log = effect_log or default_log(opened.environ, Path.cwd())
+    if effect_log is not None and not log.is_file():
+        fix = "name the file of the agents' CODITECT_LOAD_LOG; before their first task, make it: touch FILE"
+        raise InputError("There is no such effect log", path=log, fix=fix)
     counts, utilisation = LoadCounts(), Utilisation()
     run_loop(_run(opened, load, counts, utilisation))
-    log = effect_log or default_log(opened.environ, Path.cwd())
     effects = read_effects(log, counts.answers)
-    if effects is None and effect_log is not None:
-        raise InputError("There is no such effect log", path=log)
     report = summarize(counts.answers, effects, utilisation=utilisation.share)
     render(output, {"ok": report.ok, **asdict(report)}, *_views(report, log))
     if not report.ok:

@@ -48,7 +48,6 @@ class LoadPlan:
 class LoadCounts:
     """The counts of a running load test, which a progress display reads."""
 
-    submitted: int = 0
     answers: list[LoadAnswer] = field(default_factory=list)
     failed: int = 0
     in_flight: int = 0
@@ -107,7 +106,6 @@ async def _one(client: Client, load: LoadPlan, counts: LoadCounts, number: int, 
         value = {"milliseconds": load.milliseconds(number)}
         handle = await client.submit(load.capability, value, priority=load.priority)
         task_id = handle.task_id
-        counts.submitted += 1
         outcome = await handle.outcome(timeout=load.wait_seconds)
     except CoditectError as error:
         outcome = error

@@ -84,5 +84,9 @@ def test_ctrl_c_says_what_goes_on_and_how_to_see_it(terminal: Terminal, monkeypa
     assert "coditect capability get load.work --why-not; coditect agent list" in said[0]
 
 
-def test_effect_log_that_was_named_must_exist(terminal: Terminal, tmp_path: Path) -> None:
-    assert terminal.run("load", "--tasks", "1", "--effect-log", str(tmp_path / "nowhere.log")).code == 2
+def test_effect_log_that_was_named_must_exist_before_anything_is_submitted(terminal: Terminal, tmp_path: Path) -> None:
+    ran = terminal.run("load", "--tasks", "1", "--effect-log", str(tmp_path / "nowhere.log"))
+
+    assert ran.code == 2
+    assert "There is no such effect log" in ran.err
+    assert terminal.connections.scripted.orders == []
