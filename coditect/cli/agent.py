@@ -27,8 +27,7 @@ from coditect.settings.settings import A2aSettings, ChatSettings, read_settings,
 app = typer.Typer(no_args_is_help=True)
 
 AgentArgument = Annotated[
-    str,
-    typer.Argument(metavar="AGENT_ID", help="As `coditect agent list` shows it.", autocompletion=complete_agent),
+    str, typer.Argument(metavar="AGENT_ID", help="As `coditect agent list` shows it.", autocompletion=complete_agent)
 ]
 
 
@@ -38,31 +37,27 @@ def run_agent(
         str | None,
         typer.Argument(metavar="[PATH_OR_MODULE]", help="A file, a module, either with :name, or commands as *.yaml."),
     ] = None,
-    processes: Annotated[int, typer.Option("--processes", min=1, max=256, help="Agent processes.")] = 1,
-    slots: Annotated[int | None, typer.Option("--slots", min=1, max=10_000, help="Tasks at once, per process.")] = None,
-    health_port: Annotated[
-        int | None, typer.Option("--health-port", min=0, max=65_535, help="/livez and /readyz; 0 takes any.")
-    ] = None,
+    processes: Annotated[int, typer.Option(min=1, max=256, help="Agent processes.")] = 1,
+    slots: Annotated[int | None, typer.Option(min=1, max=10_000, help="Tasks at once, per process.")] = None,
+    health_port: Annotated[int | None, typer.Option(min=0, max=65_535, help="/livez and /readyz; 0 takes any.")] = None,
     mcp: Annotated[
-        str | None, typer.Option("--mcp", metavar="COMMAND_OR_URL", help="The tools of an MCP server instead.")
+        str | None, typer.Option(metavar="COMMAND_OR_URL", help="The tools of an MCP server instead.")
     ] = None,
     a2a: Annotated[
-        str | None,
-        typer.Option("--a2a", metavar="URL", help="The skills of an A2A agent instead; the URL of its card."),
+        str | None, typer.Option(metavar="URL", help="The skills of an A2A agent instead; the URL of its card.")
     ] = None,
     markdown: Annotated[
-        Path | None, typer.Option("--markdown", metavar="FOLDER", help="A folder of markdown agents, done by a model.")
+        Path | None, typer.Option(metavar="FOLDER", help="A folder of markdown agents, done by a model.")
     ] = None,
     name: Annotated[
-        str | None,
-        typer.Option("--name", help="The agent of --mcp, --a2a, --markdown or --command; names capabilities, too."),
+        str | None, typer.Option(help="The agent of --mcp, --a2a, --markdown or --command; names capabilities, too.")
     ] = None,
     command: Annotated[
-        str | None, typer.Option("--command", help="A command that does the tasks of --capability: JSON in, JSON out.")
+        str | None, typer.Option(help="A command that does the tasks of --capability: JSON in, JSON out.")
     ] = None,
-    capability: Annotated[str | None, typer.Option("--capability", help="The capability of --command.")] = None,
+    capability: Annotated[str | None, typer.Option(help="The capability of --command.")] = None,
     env: Annotated[
-        list[str] | None, typer.Option("--env", metavar="NAME", help="A variable that --command gets; repeatable.")
+        list[str] | None, typer.Option(metavar="NAME", help="A variable that --command gets; repeatable.")
     ] = None,
 ) -> None:
     """Run an agent until SIGTERM or SIGINT. It then finishes its running tasks and returns all others.
@@ -171,15 +166,14 @@ def _run_markdown(name: str, folder: Path) -> int:
 async def list_agents(
     context: typer.Context,
     capability: Annotated[
-        str | None,
-        typer.Option("--capability", "-c", help="Only who offers it.", autocompletion=complete_capability),
+        str | None, typer.Option("--capability", "-c", help="Only who offers it.", autocompletion=complete_capability)
     ] = None,
-    tag: Annotated[str | None, typer.Option("--tag", help="Only with this tag.")] = None,
+    tag: Annotated[str | None, typer.Option(help="Only with this tag.")] = None,
     keyword: Annotated[
         str | None, typer.Option("--keyword", "-k", help="Only with this word in a name, description or tag.")
     ] = None,
     status: Annotated[
-        AgentStatus | None, typer.Option("--status", help="Only in this state; offline: went away within a day.")
+        AgentStatus | None, typer.Option(help="Only in this state; offline: went away within a day.")
     ] = None,
 ) -> ShownAnswer:
     """List the living agents with their state, load and capabilities.
@@ -225,9 +219,7 @@ def get_agent(context: typer.Context, agent_id: AgentArgument, output: OutputOpt
 def drain_agent(
     context: typer.Context,
     agent_id: AgentArgument,
-    wait: Annotated[
-        str | None, typer.Option("--wait", help="Return when it is gone from the registry, e.g. 60s.")
-    ] = None,
+    wait: Annotated[str | None, typer.Option(help="Return when it is gone from the registry, e.g. 60s.")] = None,
 ) -> None:
     """Ask an agent to take nothing new, finish what it runs, and end.
 
@@ -286,7 +278,7 @@ def set_level(
     level: Annotated[LevelChoice, typer.Argument(metavar="LEVEL", help="debug, info, warning, error or default.")],
     lasting: Annotated[str | None, typer.Option("--for", help="How long, e.g. 10m. Default: until it ends.")] = None,
     agent: Annotated[
-        str | None, typer.Option("--agent", help="Only this agent, by its id.", autocompletion=complete_agent)
+        str | None, typer.Option(help="Only this agent, by its id.", autocompletion=complete_agent)
     ] = None,
 ) -> None:
     """Set the level of a logger, and of those below it, in every agent and dispatcher.

@@ -35,9 +35,9 @@ RoleOption = Annotated[
 @app.callback()
 def serve_api(
     context: typer.Context,
-    host: Annotated[str | None, typer.Option("--host", help="Where to listen. [CODITECT_API_HOST]")] = None,
+    host: Annotated[str | None, typer.Option(help="Where to listen. [CODITECT_API_HOST]")] = None,
     port: Annotated[
-        int | None, typer.Option("--port", min=0, max=65_535, help="The port; 0 takes any. [CODITECT_API_PORT]")
+        int | None, typer.Option(min=0, max=65_535, help="The port; 0 takes any. [CODITECT_API_PORT]")
     ] = None,
     any_port: Annotated[bool, typer.Option("--any-port", help="Take any free port when that one is taken.")] = False,
 ) -> None:
@@ -122,8 +122,7 @@ def _key_file() -> KeyFile:
 @app.command("mcp")
 def serve_mcp(
     capability: Annotated[
-        list[str] | None,
-        typer.Option("--capability", "-c", help="Only these, such as 'code.*'; can be repeated."),
+        list[str] | None, typer.Option("--capability", "-c", help="Only these, such as 'code.*'; can be repeated.")
     ] = None,
 ) -> None:
     """Serve one MCP client over stdin and stdout, until it closes them; `coditect api` serves MCP over HTTP at /mcp.

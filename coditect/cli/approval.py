@@ -91,19 +91,15 @@ class Author(StrEnum):
 @presented
 async def list_audit(
     context: typer.Context,
-    workflow: Annotated[str | None, typer.Option("--workflow", metavar="RUN", help="Of one workflow.")] = None,
-    node: Annotated[str | None, typer.Option("--node", help="Of one node of the workflow.")] = None,
-    since: Annotated[
-        str | None, typer.Option("--since", help="From this instant on, with its offset from UTC.")
-    ] = None,
-    until: Annotated[str | None, typer.Option("--until", help="Before this instant.")] = None,
-    last: Annotated[
-        str | None, typer.Option("--last", callback=checked, help="The period up to now, such as 7d.")
-    ] = None,
-    decision: Annotated[str | None, typer.Option("--decision", help="asked, granted, denied, refused, ...")] = None,
-    by: Annotated[str | None, typer.Option("--by", help="Of one person, or of policy, learned or timeout.")] = None,
-    capability: Annotated[str | None, typer.Option("--capability", help="About tasks of one capability.")] = None,
-    only: Annotated[Author | None, typer.Option("--only", help="Only decisions of people, or automatic ones.")] = None,
+    workflow: Annotated[str | None, typer.Option(metavar="RUN", help="Of one workflow.")] = None,
+    node: Annotated[str | None, typer.Option(help="Of one node of the workflow.")] = None,
+    since: Annotated[str | None, typer.Option(help="From this instant on, with its offset from UTC.")] = None,
+    until: Annotated[str | None, typer.Option(help="Before this instant.")] = None,
+    last: Annotated[str | None, typer.Option(callback=checked, help="The period up to now, such as 7d.")] = None,
+    decision: Annotated[str | None, typer.Option(help="asked, granted, denied, refused, ...")] = None,
+    by: Annotated[str | None, typer.Option(help="Of one person, or of policy, learned or timeout.")] = None,
+    capability: Annotated[str | None, typer.Option(help="About tasks of one capability.")] = None,
+    only: Annotated[Author | None, typer.Option(help="Only decisions of people, or automatic ones.")] = None,
     autonomy: Annotated[
         bool, typer.Option("--autonomy", help="Show which share of workflows and tasks finished without a person.")
     ] = False,

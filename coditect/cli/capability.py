@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from coditect.aio.loop import run_loop
-from coditect.cli.connections import complete_capability, connections
+from coditect.cli.connections import ask, complete_capability, connections
 from coditect.cli.terminal.options import ShownAnswer, WatchOption, only_with, present, presented, read_body
 from coditect.cli.terminal.output import Aside, FieldsView, Output, OutputOption, TableView, instant, json_text, say
 from coditect.cli.terminal.tables import show_why_not
@@ -182,7 +182,7 @@ SPEC_COLUMNS = ("timeout s", "cost", "tags", "description")
 @presented
 async def list_capabilities(
     context: typer.Context,
-    tag: Annotated[str | None, typer.Option("--tag", help="Only with this tag, of its own or of an agent's.")] = None,
+    tag: Annotated[str | None, typer.Option(help="Only with this tag, of its own or of an agent's.")] = None,
     keyword: Annotated[
         str | None, typer.Option("--keyword", "-k", help="Only with this word in a name, description or tag.")
     ] = None,
@@ -220,9 +220,7 @@ def get_capability(
     priority: Annotated[
         Priority, typer.Option("--priority", "-p", help="With --why-not: the task's priority.")
     ] = Priority.P1,
-    tag: Annotated[
-        list[str] | None, typer.Option("--tag", help="With --why-not: wanted of the agent; can be repeated.")
-    ] = None,
+    tag: Annotated[list[str] | None, typer.Option(help="With --why-not: wanted of the agent; can be repeated.")] = None,
     input_text: Annotated[
         str | None,
         typer.Option("--input", metavar="JSON|@FILE|-", help="With --why-not: what agents should need for this input."),
@@ -338,10 +336,5 @@ def forget_lessons(
     \b
     Example: coditect capability forget code.review 3f2a9c1e
     """
-    forgotten = run_loop(_forget(connections(context), capability, lesson))
+    forgotten = ask(context, lambda client: client.lessons.forget(capability, lesson))
     say(f"{forgotten} {'lesson' if forgotten == 1 else 'lessons'} of {capability} forgotten.")
-
-
-async def _forget(opened: Connections, capability: str, lesson: str | None) -> int:
-    async with opened.fleet() as client:
-        return await client.lessons.forget(capability, lesson)

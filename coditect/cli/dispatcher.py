@@ -20,7 +20,6 @@ from coditect.model.duration import seconds
 from coditect.settings.settings import Settings, read_settings
 
 if TYPE_CHECKING:
-    from coditect.operations.connections import Connections
     from coditect.operations.status import ClusterStatus, DispatcherStatus
 
 GROUP = "coditect.control_plane"
@@ -47,22 +46,17 @@ class ControlPlaneProgram(Protocol):
 @app.command("run")
 def run_dispatcher(
     store: Annotated[
-        str | None, typer.Option("--store", help="The ledger: sqlite:PATH, or fdb:CLUSTER_FILE. [CODITECT_STORE_URL]")
+        str | None, typer.Option(help="The ledger: sqlite:PATH, or fdb:CLUSTER_FILE. [CODITECT_STORE_URL]")
     ] = None,
     shards: Annotated[
-        int | None, typer.Option("--shards", min=1, max=1_024, help="Shards of a new ledger. [CODITECT_SHARDS]")
+        int | None, typer.Option(min=1, max=1_024, help="Shards of a new ledger. [CODITECT_SHARDS]")
     ] = None,
     retention: Annotated[
         str | None,
-        typer.Option(
-            "--retention", callback=checked, help="How long ended workflows stay, such as 30d. [CODITECT_KEEP_DAYS]"
-        ),
+        typer.Option(callback=checked, help="How long ended workflows stay, such as 30d. [CODITECT_KEEP_DAYS]"),
     ] = None,
     health_port: Annotated[
-        int | None,
-        typer.Option(
-            "--health-port", min=0, max=65_535, help="/livez and /readyz; 0 takes any. [CODITECT_HEALTH_PORT]"
-        ),
+        int | None, typer.Option(min=0, max=65_535, help="/livez and /readyz; 0 takes any. [CODITECT_HEALTH_PORT]")
     ] = None,
 ) -> None:
     """Run a dispatcher until SIGTERM or SIGINT. At its end it hands its shards of the control plane over.
@@ -95,7 +89,10 @@ async def show_status(context: typer.Context) -> ShownAnswer:
     \b
     Example: coditect dispatcher status
     """
-    return _status(await _cluster_status(connections(context)))
+    from coditect.operations.status import cluster_status
+
+    async with connections(context).broker() as broker:
+        return _status(await cluster_status(broker))
 
 
 def _status(stands: ClusterStatus) -> ShownAnswer:
@@ -108,13 +105,6 @@ def _status(stands: ClusterStatus) -> ShownAnswer:
     rows = [(shard.shard, shard.owner, shard.epoch, shard.workflows, shard.under_way) for shard in stands.shards]
     shards = TableView(("shard", "owner", "epoch", "workflows", "under way"), rows)
     return ShownAnswer({"dispatchers": dispatchers, "shards": stands.shards}, (owners, "", shards))
-
-
-async def _cluster_status(opened: Connections) -> ClusterStatus:
-    from coditect.operations.status import cluster_status
-
-    async with opened.broker() as broker:
-        return await cluster_status(broker)
 
 
 def _counts(dispatcher: DispatcherStatus) -> dict[str, int | None]:

@@ -44,8 +44,7 @@ def doctor_command(
         bool, typer.Option("--health", help="Ask the agent or dispatcher at the health port whether it takes work.")
     ] = False,
     port: Annotated[
-        int | None,
-        typer.Option("--port", min=1, max=65_535, help="With --health: the program's port. [CODITECT_HEALTH_PORT]"),
+        int | None, typer.Option(min=1, max=65_535, help="With --health: the program's port. [CODITECT_HEALTH_PORT]")
     ] = None,
     scorecard: Annotated[
         bool, typer.Option("--scorecard", help="Measure the fleet for five seconds, and show each target's verdict.")

@@ -21,9 +21,8 @@ from coditect.cli.terminal.output import (
     instant,
     readable,
     render,
+    render_next,
     say,
-    write_json_line,
-    write_yaml,
 )
 from coditect.client.client import Client
 from coditect.client.webhooks import Webhook, WebhookOptions, check_key, check_url
@@ -61,7 +60,7 @@ def emit_event(
     context: typer.Context,
     type_: Annotated[str, typer.Argument(metavar="TYPE", help="Words with dots, such as repo.pushed.")],
     data: Annotated[str, typer.Argument(help="A JSON object; @FILE, or - for stdin.")] = "{}",
-    subject: Annotated[str, typer.Option("--subject", help="What it is about, such as the id of a task.")] = "",
+    subject: Annotated[str, typer.Option(help="What it is about, such as the id of a task.")] = "",
     by: ByOption = None,
 ) -> None:
     """Publish an event to all listeners, triggers and webhooks, at most once.
@@ -101,15 +100,9 @@ def _write(event: Event, output: Output) -> None:
         "subject": event.subject,
         "data": event.data,
     }
-    match output:
-        case Output.JSON:
-            write_json_line(document)
-        case Output.YAML:
-            write_yaml(document, start="---\n")
-        case Output.TABLE:
-            data = readable(event.data) if event.data else ""
-            text = f"{readable(moment)}  {event.type}  {event.subject or event.source}  {data}"
-            typer.echo(printable(text.rstrip()))
+    data = readable(event.data) if event.data else ""
+    text = f"{readable(moment)}  {event.type}  {event.subject or event.source}  {data}"
+    render_next(output, document, printable(text.rstrip()))
 
 
 webhook_app = typer.Typer(no_args_is_help=True)

@@ -92,13 +92,12 @@ def release_lock(
     context: typer.Context,
     resource: Annotated[str | None, typer.Argument(metavar="[RESOURCE]", help="What its holders lose.")] = None,
     agent: Annotated[
-        str | None,
-        typer.Option("--agent", help="Release all locks of this agent instead.", autocompletion=complete_agent),
+        str | None, typer.Option(help="Release all locks of this agent instead.", autocompletion=complete_agent)
     ] = None,
-    task: Annotated[str | None, typer.Option("--task", help="Only those of this task of the agent.")] = None,
-    ticket: Annotated[str | None, typer.Option("--ticket", help="Release this lock of `lock acquire`.")] = None,
-    fence: Annotated[int | None, typer.Option("--fence", min=1, help="The fence of the ticket's lock.")] = None,
-    reason: Annotated[str, typer.Option("--reason", help="Why; the holders are told.")] = "released by an operator",
+    task: Annotated[str | None, typer.Option(help="Only those of this task of the agent.")] = None,
+    ticket: Annotated[str | None, typer.Option(help="Release this lock of `lock acquire`.")] = None,
+    fence: Annotated[int | None, typer.Option(min=1, help="The fence of the ticket's lock.")] = None,
+    reason: Annotated[str, typer.Option(help="Why; the holders are told.")] = "released by an operator",
 ) -> None:
     """Release locks by force and tell their holders why, or with --ticket and --fence, a lock of `lock acquire`.
 

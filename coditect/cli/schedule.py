@@ -277,23 +277,23 @@ _METRIC = re.compile(r"(\S+)\s+(.+?)\s*([<>])\s*(-?\d+(?:\.\d+)?(?:e[+-]?\d+)?)"
 def watch_service(
     context: typer.Context,
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="The service's name; not with --file.")] = None,
-    folder: Annotated[str | None, typer.Option("--folder", help="It is a folder that an agent runs.")] = None,
+    folder: Annotated[str | None, typer.Option(help="It is a folder that an agent runs.")] = None,
     command: Annotated[
-        str | None, typer.Option("--command", help="It takes start, stop, status: 'systemctl UNIT', or a file.")
+        str | None, typer.Option(help="It takes start, stop, status: 'systemctl UNIT', or a file.")
     ] = None,
-    deployment: Annotated[str | None, typer.Option("--deployment", help="It is a Deployment of Kubernetes.")] = None,
-    namespace: Annotated[str | None, typer.Option("--namespace", help="Of the Deployment. Default: default.")] = None,
+    deployment: Annotated[str | None, typer.Option(help="It is a Deployment of Kubernetes.")] = None,
+    namespace: Annotated[str | None, typer.Option(help="Of the Deployment. Default: default.")] = None,
     kube_context: Annotated[str | None, typer.Option("--context", help="Of kubectl. Default: the present one.")] = None,
-    http: Annotated[list[str] | None, typer.Option("--http", metavar="URL", help="It answers below 400.")] = None,
+    http: Annotated[list[str] | None, typer.Option(metavar="URL", help="It answers below 400.")] = None,
     log: Annotated[
-        list[str] | None, typer.Option("--log", metavar="FILE=PATTERN", help="No new line of the file is like this.")
+        list[str] | None, typer.Option(metavar="FILE=PATTERN", help="No new line of the file is like this.")
     ] = None,
     metric: Annotated[
         list[str] | None,
-        typer.Option("--metric", metavar="TEXT", help="'URL NAME > 100': the metric is not above; or < for below."),
+        typer.Option(metavar="TEXT", help="'URL NAME > 100': the metric is not above; or < for below."),
     ] = None,
-    every: Annotated[str | None, typer.Option("--every", help="How often it is looked at, such as 2s.")] = None,
-    file: Annotated[Path | None, typer.Option("--file", help="A YAML file of services, in place of all above.")] = None,
+    every: Annotated[str | None, typer.Option(help="How often it is looked at, such as 2s.")] = None,
+    file: Annotated[Path | None, typer.Option(help="A YAML file of services, in place of all above.")] = None,
     parameters: ParameterOption = None,
     replace: Annotated[bool, typer.Option("--replace", help="Change the service of this name.")] = False,
     output: OutputOption = Output.TABLE,

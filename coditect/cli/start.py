@@ -107,14 +107,13 @@ def start_workflow(
     plans: PlansOption = MOST_PLANS,
     tokens: TokensOption = MAX_GOAL_TOKENS,
     key: Annotated[
-        str | None,
-        typer.Option("--idempotency-key", "-k", help="Start it once: a repeated key returns the same run."),
+        str | None, typer.Option("--idempotency-key", "-k", help="Start it once: a repeated key returns the same run.")
     ] = None,
     detach: Annotated[
         bool, typer.Option("--detach", "-d", help="Print its id and return when it is accepted.")
     ] = False,
     wait: Annotated[
-        str, typer.Option("--wait", callback=checked, help="The longest time to follow it; afterwards it goes on.")
+        str, typer.Option(callback=checked, help="The longest time to follow it; afterwards it goes on.")
     ] = "1h",
     label: LabelOption = None,
     output: OutputOption = Output.TABLE,

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
-from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
 from coditect.aio.launch import tell_ready
 from coditect.aio.loop import run_loop
-from coditect.cli.connections import connections
+from coditect.cli.connections import ask, connections, listed
 from coditect.cli.terminal.options import LimitOption, ShownAnswer, only_with, presented, read_body
 from coditect.cli.terminal.output import (
     Output,
@@ -20,10 +19,9 @@ from coditect.cli.terminal.output import (
     instant,
     readable,
     render,
+    render_next,
     say,
     write_json,
-    write_json_line,
-    write_yaml,
 )
 from coditect.client.client import Client
 from coditect.collaboration.state import SharedState, StateEntry
@@ -49,7 +47,7 @@ VersionOption = Annotated[
 async def list_keys(
     context: typer.Context,
     space: SpaceArgument,
-    prefix: Annotated[str, typer.Option("--prefix", help="Only keys that begin with this text.")] = "",
+    prefix: Annotated[str, typer.Option(help="Only keys that begin with this text.")] = "",
     limit: LimitOption = 100,
 ) -> ShownAnswer:
     """List the keys of a space with their versions and writers, but without their values.
@@ -57,8 +55,8 @@ async def list_keys(
     \b
     Example: coditect state list team
     """
-    async with connections(context).fleet() as client:
-        entries = [entry async for entry in _space(client, space).entries(prefix, limit=limit)]
+    opened = connections(context)
+    entries = await listed(opened, lambda client: _space(client, space).entries(prefix, limit=limit))
     columns = ("key", "version", "writer", "task", "at")
     cells = [(entry.key, entry.version, entry.writer, entry.task, instant(entry.at_ms)) for entry in entries]
     return ShownAnswer(entries, (TableView(columns, cells, "No key has a value."),))
@@ -70,7 +68,7 @@ def get_value(
     space: SpaceArgument,
     key: KeyArgument,
     version: Annotated[
-        int | None, typer.Option("--version", min=1, help="A former version, of the latest 20 that are kept.")
+        int | None, typer.Option(min=1, help="A former version, of the latest 20 that are kept.")
     ] = None,
     watch: Annotated[
         bool, typer.Option("--watch", "-w", help="Print each later version, too, within a second, until Ctrl-C.")
@@ -95,12 +93,7 @@ def get_value(
         with suppress(KeyboardInterrupt):
             run_loop(_watch(connections(context), space, key, count, output))
         return
-
-    async def read() -> StateEntry:
-        async with connections(context).fleet() as client:
-            return await _space(client, space).entry(key, version=version)
-
-    entry = run_loop(read())
+    entry = ask(context, lambda client: _space(client, space).entry(key, version=version))
     if entry.deleted:
         raise NotFound("This key has no value", space=space, key=key, fix=f"coditect state list {space}")
     if output is Output.TABLE:
@@ -123,12 +116,7 @@ def put_value(
     Example: coditect state put team plan '{"goal": "ship it"}' --if-version 0
     """
     document = loads(read_body(value))
-
-    async def write() -> int:
-        async with connections(context).fleet() as client:
-            return await _space(client, space).put(key, document, if_version=if_version)
-
-    typer.echo(run_loop(write()))
+    typer.echo(ask(context, lambda client: _space(client, space).put(key, document, if_version=if_version)))
 
 
 @app.command("delete")
@@ -140,12 +128,7 @@ def delete_value(
     \b
     Example: coditect state delete team plan
     """
-
-    async def delete() -> None:
-        async with connections(context).fleet() as client:
-            await _space(client, space).delete(key, if_version=if_version)
-
-    run_loop(delete())
+    ask(context, lambda client: _space(client, space).delete(key, if_version=if_version))
     say(f"{key} was deleted.")
 
 
@@ -161,14 +144,9 @@ async def _watch(opened: Connections, space: str, key: str, count: int | None, o
 
 
 def _write(entry: StateEntry, output: Output) -> None:
-    match output:
-        case Output.JSON:
-            write_json_line(asdict(entry))
-        case Output.YAML:
-            write_yaml(asdict(entry), start="---\n")
-        case Output.TABLE:
-            value = "no value" if entry.deleted else json.dumps(entry.value, ensure_ascii=False)
-            typer.echo(printable(f"{readable(instant(entry.at_ms))}  version {entry.version}  {entry.writer}  {value}"))
+    value = "no value" if entry.deleted else json.dumps(entry.value, ensure_ascii=False)
+    text = f"{readable(instant(entry.at_ms))}  version {entry.version}  {entry.writer}  {value}"
+    render_next(output, entry, printable(text))
 
 
 def _space(client: Client, space: str) -> SharedState:

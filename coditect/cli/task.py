@@ -64,8 +64,7 @@ InputOption = Annotated[
     str | None, typer.Option("--input", "-i", metavar="INPUT|@FILE|-", help="The input, in place of the argument.")
 ]
 KeyOption = Annotated[
-    str | None,
-    typer.Option("--idempotency-key", "-k", help="Durable, once: a repeated key returns the same task."),
+    str | None, typer.Option("--idempotency-key", "-k", help="Durable, once: a repeated key returns the same task.")
 ]
 
 app = typer.Typer(no_args_is_help=True)
@@ -80,7 +79,7 @@ def submit_task(
         str | None, typer.Argument(help="The input: JSON, or @file, or - for stdin.", metavar="[INPUT|@FILE|-]")
     ] = None,
     named_body: InputOption = None,
-    wait: Annotated[str, typer.Option("--wait", callback=checked, help="Wait for the result at most so long.")] = "10m",
+    wait: Annotated[str, typer.Option(callback=checked, help="Wait for the result at most so long.")] = "10m",
     stream: Annotated[
         bool, typer.Option("--stream", help="Print the parts of the result as they come, each on a line.")
     ] = False,
@@ -144,8 +143,7 @@ def get_task(
         str, typer.Argument(metavar="ID", help="As `task submit` printed it.", autocompletion=complete_task)
     ],
     wait: Annotated[
-        str | None,
-        typer.Option("--wait", callback=checked, help="Wait for its end at most so long, and print its value alone."),
+        str | None, typer.Option(callback=checked, help="Wait for its end at most so long, and print its value alone.")
     ] = None,
     trace: Annotated[
         bool, typer.Option("--trace", help="Show the path of any task, or of WORKFLOW:NODE, attempt by attempt.")
@@ -160,7 +158,7 @@ def get_task(
         ),
     ] = None,
     limit: Annotated[
-        int, typer.Option("--limit", min=1, max=100_000, help="With --why-not: messages to look at in each queue.")
+        int, typer.Option(min=1, max=100_000, help="With --why-not: messages to look at in each queue.")
     ] = DEFAULT_MOST,
     output: OutputOption = Output.TABLE,
 ) -> None:
@@ -339,13 +337,10 @@ HandoffArgument = Annotated[
 @presented
 async def list_handoffs(
     context: typer.Context,
-    task: Annotated[str, typer.Option("--task", help="Only those of this task.")] = "",
-    workflow: Annotated[
-        str, typer.Option("--workflow", help="Only those of this workflow.", autocompletion=complete_workflow)
-    ] = "",
+    task: Annotated[str, typer.Option(help="Only those of this task.")] = "",
+    workflow: Annotated[str, typer.Option(help="Only those of this workflow.", autocompletion=complete_workflow)] = "",
     agent: Annotated[
-        str,
-        typer.Option("--agent", help="Only those in which this agent takes part.", autocompletion=complete_agent),
+        str, typer.Option(help="Only those in which this agent takes part.", autocompletion=complete_agent)
     ] = "",
     open_only: Annotated[bool, typer.Option("--open", help="Only those that are open.")] = False,
     limit: LimitOption = 100,
@@ -393,7 +388,7 @@ def withdraw_handoff(
     context: typer.Context,
     handoff: HandoffArgument,
     by: ByOption = None,
-    reason: Annotated[str, typer.Option("--reason", help="Why; the owner of the task is told.")] = "",
+    reason: Annotated[str, typer.Option(help="Why; the owner of the task is told.")] = "",
 ) -> None:
     """End an open handoff, so that the task stays with the agent that has it.
 

@@ -25,12 +25,10 @@ ThreadArgument = Annotated[str, typer.Argument(metavar="THREAD", help="The threa
 @presented
 async def list_threads(
     context: typer.Context,
-    participant: Annotated[str, typer.Option("--participant", help="Only those of this participant.")] = "",
-    task: Annotated[str, typer.Option("--task", help="Only those of this task.")] = "",
-    workflow: Annotated[
-        str, typer.Option("--workflow", help="Only those of this workflow.", autocompletion=complete_workflow)
-    ] = "",
-    ticket: Annotated[str, typer.Option("--ticket", help="Only those of this ticket of another system.")] = "",
+    participant: Annotated[str, typer.Option(help="Only those of this participant.")] = "",
+    task: Annotated[str, typer.Option(help="Only those of this task.")] = "",
+    workflow: Annotated[str, typer.Option(help="Only those of this workflow.", autocompletion=complete_workflow)] = "",
+    ticket: Annotated[str, typer.Option(help="Only those of this ticket of another system.")] = "",
     open_only: Annotated[bool, typer.Option("--open", help="Only those that are open.")] = False,
     limit: LimitOption = 100,
 ) -> ShownAnswer:
@@ -65,7 +63,7 @@ async def list_threads(
 async def get_thread(
     context: typer.Context,
     thread: ThreadArgument,
-    after: Annotated[int, typer.Option("--after", min=0, help="Only messages behind this number.")] = 0,
+    after: Annotated[int, typer.Option(min=0, help="Only messages behind this number.")] = 0,
     limit: LimitOption = 100,
 ) -> ShownAnswer:
     """Show who takes part in a thread, how far each has read, and what was said.
@@ -105,8 +103,8 @@ def say_in_thread(
     thread: ThreadArgument,
     text: Annotated[str, typer.Argument(metavar="TEXT", help="What to say; JSON with --json; @FILE or - with --json.")],
     by: ByOption = None,
-    to: Annotated[list[str] | None, typer.Option("--to", help="Only to this participant; may be repeated.")] = None,
-    answers: Annotated[int | None, typer.Option("--answers", min=1, help="Answer the message of this number.")] = None,
+    to: Annotated[list[str] | None, typer.Option(help="Only to this participant; may be repeated.")] = None,
+    answers: Annotated[int | None, typer.Option(min=1, help="Answer the message of this number.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The text is JSON.")] = False,
 ) -> None:
     """Say something in a thread, as one of its participants, or answer a question.
@@ -135,7 +133,7 @@ def say_in_thread(
 def close_thread(
     context: typer.Context,
     thread: ThreadArgument,
-    reason: Annotated[str, typer.Option("--reason", help="Why; kept with the thread.")] = "",
+    reason: Annotated[str, typer.Option(help="Why; kept with the thread.")] = "",
 ) -> None:
     """Close a thread, so that it takes no more messages; it is kept until its retention is over.
 

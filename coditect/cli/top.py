@@ -29,8 +29,8 @@ app = typer.Typer()
 def show_top(
     context: typer.Context,
     once: Annotated[bool, typer.Option("--once", help="Show it once and end, for scripts.")] = False,
-    every: Annotated[str, typer.Option("--every", callback=checked, help="How often to look, at least 100ms.")] = "2s",
-    limit: Annotated[int, typer.Option("--limit", min=1, max=10_000, help="Most workflows.")] = MOST_WORKFLOWS,
+    every: Annotated[str, typer.Option(callback=checked, help="How often to look, at least 100ms.")] = "2s",
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Most workflows.")] = MOST_WORKFLOWS,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Show agents, queues, workflows, breakers and dead letters, live until `q` or Ctrl-C.

@@ -65,14 +65,12 @@ def export_topology(
         typer.Argument(metavar="[PATH_OR_MODULE]...", help="With --diagrams: agents. Default: those that live."),
     ] = None,
     capability: CapabilitiesOption = None,
-    vhost: Annotated[str, typer.Option("--vhost", help="The virtual host that it is for.")] = "/",
+    vhost: Annotated[str, typer.Option(help="The virtual host that it is for.")] = "/",
     form: Annotated[
         topology.ExportForm,
         typer.Option("--format", help="definitions for rabbitmqctl, k8s for the Messaging Topology Operator."),
     ] = topology.ExportForm.DEFINITIONS,
-    cluster: Annotated[
-        str, typer.Option("--cluster", help="The RabbitmqCluster that the objects of k8s refer to.")
-    ] = "rabbitmq",
+    cluster: Annotated[str, typer.Option(help="The RabbitmqCluster that the objects of k8s refer to.")] = "rabbitmq",
     folder: Annotated[
         str | None,
         typer.Option("--diagrams", metavar="FOLDER|-", help="Instead draw the fleet's C4 diagrams there, in Mermaid."),

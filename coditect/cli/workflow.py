@@ -10,12 +10,12 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from coditect.aio.loop import run_loop
-from coditect.cli.connections import ask, complete_workflow, connections
+from coditect.cli.connections import ask, complete_workflow, connections, listed
 from coditect.cli.start import FileArgument, LabelOption, app, load_file
 from coditect.cli.terminal.options import (
     ByOption,
@@ -92,11 +92,9 @@ def check_workflow(
     ] = None,
     form: GraphOption = None,
     states: Annotated[
-        Path | None, typer.Option("--states", help="With --graph: a JSON object of the nodes' states to show.")
+        Path | None, typer.Option(help="With --graph: a JSON object of the nodes' states to show.")
     ] = None,
-    live: Annotated[
-        str | None, typer.Option("--live", metavar="RUN", help="With --graph: show the states of this run.")
-    ] = None,
+    live: Annotated[str | None, typer.Option(metavar="RUN", help="With --graph: show the states of this run.")] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Check a workflow file: fields, graph and expressions. Lists every mistake, and exits 2 when there is one.
@@ -138,10 +136,10 @@ def _drawing(form: GraphFormat, definition: Definition, states: Mapping[str, Tas
 @presented
 async def list_workflows(
     context: typer.Context,
-    state: Annotated[WorkflowState | None, typer.Option("--state", help="Only in this state.")] = None,
-    name: Annotated[str | None, typer.Option("--name", help="Only of this name.")] = None,
-    since: Annotated[str | None, typer.Option("--since", help="Only started then or later: 2026-12-24T08:00Z.")] = None,
-    until: Annotated[str | None, typer.Option("--until", help="Only started before that.")] = None,
+    state: Annotated[WorkflowState | None, typer.Option(help="Only in this state.")] = None,
+    name: Annotated[str | None, typer.Option(help="Only of this name.")] = None,
+    since: Annotated[str | None, typer.Option(help="Only started then or later: 2026-12-24T08:00Z.")] = None,
+    until: Annotated[str | None, typer.Option(help="Only started before that.")] = None,
     label: LabelOption = None,
     limit: LimitOption = 50,
 ) -> ShownAnswer:
@@ -150,10 +148,9 @@ async def list_workflows(
     \b
     Example: coditect workflow list --state running --name release --since 2026-12-24T00:00Z
     """
-    opened, labels = connections(context), labels_of(label)
-    async with opened.fleet() as client:
-        found = client.workflows.list(state=state, name=name, since=since, until=until, labels=labels, limit=limit)
-        rows = [row async for row in found]
+    asked: dict[str, Any] = {"state": state, "name": name, "since": since, "until": until}
+    asked |= {"labels": labels_of(label), "limit": limit}
+    rows = await listed(connections(context), lambda client: client.workflows.list(**asked))
     return ShownAnswer(rows, (workflows_table(rows),))
 
 
@@ -162,9 +159,7 @@ async def list_workflows(
 async def get_workflow(
     context: typer.Context,
     run: RunArgument,
-    node: Annotated[
-        str | None, typer.Option("--node", help="Only this node, with its input, and its value or failure.")
-    ] = None,
+    node: Annotated[str | None, typer.Option(help="Only this node, with its input, and its value or failure.")] = None,
     trace: Annotated[
         bool, typer.Option("--trace", help="Show its path as a tree: which agent, how long it waited and ran.")
     ] = False,
@@ -228,7 +223,7 @@ def _workflow(found: WorkflowDetails) -> ShownAnswer:
 def cancel_workflow(
     context: typer.Context,
     run: RunArgument,
-    reason: Annotated[str, typer.Option("--reason", help="Why; shown with the workflow.")] = "",
+    reason: Annotated[str, typer.Option(help="Why; shown with the workflow.")] = "",
     keep: Annotated[bool, typer.Option("--keep", help="Undo nothing, and end an undoing under way.")] = False,
 ) -> None:
     """Cancel a workflow: its running tasks are asked to stop. It ends as canceled unless it completed before.

@@ -127,7 +127,7 @@ def up_command(
 
     for target in fleet(agents, Path.cwd()) if agents and not no_agents else ():
         load_agents(target)  # what cannot be imported is told here and now, and not by a program that ends again
-    fleets = _fleet_programs(agents or [], Path.cwd())
+    fleets = programs_of(fleet(agents or [], Path.cwd()))
     if not fleets and not no_agents:
         say(f"No agent is started: name files, such as `coditect up my_agent.py`, or list them in {FLEET_TABLE}.")
     programs = () if no_agents else (*control_plane(), *http_api(os.environ), *fleets)
@@ -197,10 +197,6 @@ def _agent_count(text: str) -> tuple[str, int]:
     return target, int(processes or 1)
 
 
-def _fleet_programs(named: Sequence[str], folder: Path) -> list[Program]:
-    return programs_of(fleet(named, folder))
-
-
 def plan_of(programs: tuple[Program, ...], folder: Path, environ: Mapping[str, str]) -> UpPlan:
     """Return the plan of `coditect up`: programs to run in a folder, on the environment's servers or private ones."""
     from coditect import local
@@ -230,7 +226,6 @@ def _distinct(programs: Iterable[Program]) -> tuple[Program, ...]:
 def control_plane() -> list[Program]:
     """Return the commands by which `coditect up` starts the installed control planes; none if RQ is not installed."""
     from importlib.metadata import entry_points
-    from importlib.util import find_spec
 
     from coditect import local
     from coditect.cli.dispatcher import GROUP
@@ -249,8 +244,6 @@ def http_api(environ: Mapping[str, str]) -> list[Program]:
 
     Without a port in the environment it listens at the default one, or at another when that is taken.
     """
-    from importlib.util import find_spec
-
     from coditect import local
 
     if find_spec("fastapi") is None:
@@ -284,27 +277,25 @@ def _file_name(target: str) -> str:
 
 def _show(state: UpState, files: UpFolder, output: Output) -> None:
     amqp_url, redis_url = without_passwords(state.amqp_url), without_passwords(state.redis_url)
+    programs = [
+        {
+            "name": child.name,
+            "phase": child.phase.value,
+            "pid": child.process.pid if child.process else None,
+            "restarts": child.restarts,
+            "log": child.log,
+        }
+        for child in state.children
+    ]
     document = {
         "phase": state.phase.value,
         "pid": state.supervisor.pid,
         "amqp_url": amqp_url,
         "redis_url": redis_url,
         "api_url": files.address_of("api"),
-        "programs": [
-            {
-                "name": child.name,
-                "phase": child.phase.value,
-                "pid": child.process.pid if child.process else None,
-                "restarts": child.restarts,
-                "log": child.log,
-            }
-            for child in state.children
-        ],
+        "programs": programs,
     }
-    rows = [
-        (child.name, child.phase.value, child.process.pid if child.process else None, child.log)
-        for child in state.children
-    ]
+    rows = [[program[name] for name in ("name", "phase", "pid", "log")] for program in programs]
     fields = FieldsView({"broker": amqp_url, "registry": redis_url, "dashboard": files.dashboard()})
     render(output, document, fields, TableView(("program", "state", "pid", "log"), rows))
 

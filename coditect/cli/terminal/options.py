@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Literal, get_origin,
 import typer
 
 from coditect.aio.loop import run_loop
-from coditect.cli.terminal.output import Output, OutputOption, View, render, say, show, write_json_line, write_yaml
+from coditect.cli.terminal.output import Output, OutputOption, View, render, render_next, say
 from coditect.errors import CoditectError, InputError, InvalidTask, TooLarge
 from coditect.model.duration import seconds
 from coditect.model.option import Option, choices, options_of
@@ -236,14 +236,7 @@ def _written(output: Output) -> Iterator[Shown]:
             if note not in said:
                 say(note)
         said.update(answer.notes)
-        match output:
-            case Output.JSON:
-                write_json_line(answer.document)
-            case Output.YAML:
-                write_yaml(answer.document, start="---\n")
-            case Output.TABLE:
-                show(*([""] if begun else []), *answer.views)
-                sys.stdout.flush()
+        render_next(output, answer.document, *([""] if begun else []), *answer.views)
         begun = True
 
     yield write

@@ -130,6 +130,18 @@ def render(output: Output, document: object, *views: View) -> None:
             show(*views)
 
 
+def render_next(output: Output, document: object, *views: View) -> None:
+    """Write one of several answers: as a line of JSON, as a YAML document of its own, or as its views, and flush."""
+    match output:
+        case Output.JSON:
+            write_json_line(document)
+        case Output.YAML:
+            write_yaml(document, start="---\n")
+        case Output.TABLE:
+            show(*views)
+            sys.stdout.flush()
+
+
 def show(*views: View) -> None:
     """Print the tables and texts of a command's answer, one below the other; remarks go to stderr."""
     for view in views:

@@ -169,7 +169,7 @@ def test_fleet_with_a_nonsense_count_or_a_project_file_that_is_no_toml_is_refuse
 def test_plan_has_one_program_per_process_and_uses_named_servers(tmp_path: Path) -> None:
     environ = {"CODITECT_AMQP_URL": "amqp://there/"}
 
-    fleet = local._fleet_programs(["agents/reviewer.py:one=2", "my.agent"], tmp_path)
+    fleet = local.programs_of(local.fleet(["agents/reviewer.py:one=2", "my.agent"], tmp_path))
     plan = local.plan_of(tuple(fleet), tmp_path, environ)
 
     assert [program.name for program in plan.programs] == ["reviewer-1", "reviewer-2", "my.agent"]
@@ -180,7 +180,7 @@ def test_plan_has_one_program_per_process_and_uses_named_servers(tmp_path: Path)
 def test_programs_of_a_plan_have_names_of_their_own(tmp_path: Path) -> None:
     targets = ["one.py:a", "one.py:b=2", "below/one.py", "redis.py", "up.py", "one-a.py", "api.py"]
 
-    fleet = local._fleet_programs(targets, tmp_path)
+    fleet = local.programs_of(local.fleet(targets, tmp_path))
     plan = local.plan_of((*local.http_api({}), *fleet), tmp_path, {})
 
     assert [program.name for program in plan.programs] == [

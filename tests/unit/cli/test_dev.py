@@ -14,7 +14,7 @@ from coditect.cli.local import up
 from coditect.cli.local.up import http_api
 from coditect.errors import SetupError, install_command
 from coditect.local.state import UpFolder
-from coditect.local.up import UpPlan, process_plan
+from coditect.local.up import API_KEY, UpPlan, process_plan
 from coditect.settings.settings import ApiSettings
 from coditect.testing import TestFleet
 from tests.api import api_of
@@ -86,7 +86,7 @@ async def test_api_that_up_starts_refuses_a_request_without_its_key(tmp_path: Pa
     async with TestFleet() as fleet, api_of(fleet, access=access_of(settings), settings=settings) as http:
         refused = [await http.get("/v1/agents"), await http.post("/v1/tasks", json=task)]
         refused.append(await http.post("/v1/approvals/flow:gate/grant", json={"by": "ada"}))
-        allowed = await http.get("/v1/agents", headers={"authorization": f"Bearer {plan.api_key}"})
+        allowed = await http.get("/v1/agents", headers={"authorization": f"Bearer {plan.variables[API_KEY]}"})
 
     assert [answer.status_code for answer in refused] == [401, 401, 401]
     assert allowed.status_code == 200
