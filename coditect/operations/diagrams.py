@@ -184,16 +184,23 @@ def _containers(members: Sequence[Member]) -> Diagram:
 def _traffic(process: str) -> str:
     """Return the exchanges to which a process publishes and the queues that it consumes, as a sentence."""
     exchanges = [exchange for exchange, publishers in PUBLISHERS.items() if process in publishers]
-    queues = dict.fromkeys(
-        _plain(queue.name)
-        for declarer, part in topology_by_declarer(slots=1, shard=_SHARD).items()
-        if process in _CONSUMERS.get(declarer, ())
-        for queue in part.queues
-        if not _UNCONSUMED.fullmatch(queue.name)
-    )
+    queues = _consumed(declarer for declarer, consumers in _CONSUMERS.items() if process in consumers)
     published = f"Publishes to {', '.join(exchanges)}" if exchanges else ""
     consumed = f"consumes {', '.join(queues)}" if queues else ""
     return "; ".join(filter(None, (published, consumed)))
+
+
+def _consumed(declarers: Iterable[str]) -> list[str]:
+    """Return the consumed ones among the queues of some declarers, each once, in the topology's order."""
+    wanted = set(declarers)
+    queues = [
+        _plain(queue.name)
+        for declarer, part in topology_by_declarer(slots=1, shard=_SHARD).items()
+        if declarer in wanted & _CONSUMERS.keys()
+        for queue in part.queues
+        if not _UNCONSUMED.fullmatch(queue.name)
+    ]
+    return list(dict.fromkeys(queues))
 
 
 def _components(members: Sequence[Member]) -> Diagram:
@@ -201,13 +208,7 @@ def _components(members: Sequence[Member]) -> Diagram:
     declared = topology_by_declarer(slots=1, shard=_SHARD)
     part = sum((declared[name] for name in _PATH), Topology())
     names = {one for binding in part.bindings for one in (binding.exchange, binding.queue)}
-    consumed = {
-        _plain(queue.name)
-        for declarer in _PATH
-        if declarer in _CONSUMERS
-        for queue in declared[declarer].queues
-        if not _UNCONSUMED.fullmatch(queue.name)
-    }
+    consumed = set(_consumed(_PATH))
     exchanges = {_plain(exchange.name): exchange.type.value for exchange in part.exchanges if exchange.name in names}
     queues = {_plain(one.name): one.type.value for one in part.queues}
     inside = "RabbitMQ"

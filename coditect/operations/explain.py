@@ -138,20 +138,16 @@ def explain(question: TaskQuestion, fleet: Sequence[AgentRecord] | None, queues:
 
 def judge(record: AgentRecord, question: TaskQuestion, fleet: Collection[AgentRecord], asked: QueueSeen) -> Diagnosis:
     """Return the diagnosis of one agent: whether it would take the task from the queue now, and else why not."""
-    obstacle, text = _obstacle(record, question, fleet) or _unreachable(asked) or (None, _free(record, question))
-    text += _recently(record, question.capability)
-    return Diagnosis(record.agent_id, record.registration.version, obstacle, text)
-
-
-def _obstacle(
-    record: AgentRecord, question: TaskQuestion, fleet: Collection[AgentRecord]
-) -> tuple[Obstacle, str] | None:
-    return (
+    obstacle, text = (
         _not_offered(record, question, fleet)
         or _not_there(record)
         or _waits(record, question)
         or _no_slot(record, question.priority)
+        or _unreachable(asked)
+        or (None, _free(record, question))
     )
+    text += _recently(record, question.capability)
+    return Diagnosis(record.agent_id, record.registration.version, obstacle, text)
 
 
 def _not_offered(
@@ -261,21 +257,15 @@ def _with_predictions(
 
 
 def _ownerless(record: AgentRecord) -> str:
-    waiting = record.load.awaiting_owner
-    return (
-        f"; {_counted(waiting, 'task')} of workflows wait there for a dispatcher that does not answer"
-        if waiting
-        else ""
-    )
+    waiting = _counted(record.load.awaiting_owner, "task")
+    told = f"; {waiting} of workflows wait there for a dispatcher that does not answer"
+    return told if record.load.awaiting_owner else ""
 
 
 def _without_registry(asked: QueueSeen) -> TakeVerdict:
+    said = f"{asked.name} has {_counted(asked.messages, 'task')} waiting and {_counted(asked.consumers, 'consumer')}"
     if not asked.exists:
         said = "there is no such queue"
-    else:
-        said = (
-            f"{asked.name} has {_counted(asked.messages, 'task')} waiting and {_counted(asked.consumers, 'consumer')}"
-        )
     return TakeVerdict(
         f"The registry does not answer, so the agents are not known; the broker says: {said}",
         "coditect doctor says what is unreachable; running agents come back by themselves",

@@ -214,68 +214,64 @@ SEARCHED_BYTES_LIMIT = 16 * 1024 * 1024
 """The most bytes of message bodies in memory at once while a queue is searched, exceeded by one body at most."""
 
 
-class TaskLocator:
-    """The search for a task in the queues and at the agents of one broker, over a connection that nothing else uses."""
+async def locate_task(broker: Broker, task_id: str, *, waiting: Iterable[str], dead: Iterable[str], most: int) -> Found:
+    """Ask every agent whether it runs the task, and search the first `most` messages of each queue.
 
-    def __init__(self, broker: Broker) -> None:
-        self._broker = broker
+    `waiting` names the capabilities whose task queues are searched, `dead` those whose dead letters are. The search
+    fetches each message for a moment and gives it back to its old place; the broker counts that as a delivery, so
+    each message comes back marked as redelivered. The connection must be the caller's alone while the call runs.
 
-    async def find(self, task_id: str, *, waiting: Iterable[str], dead: Iterable[str], most: int) -> Found:
-        """Ask every agent whether it runs the task, and search the first `most` messages of each queue.
+    Raises:
+        BrokerUnavailable: when the broker does not answer; retryable.
+        Overloaded: when the broker takes no question to the agents; retryable. So is PublishUnconfirmed, without a
+            word from the broker whether it took the question.
+    """
+    locations, asked = await _ask(broker, task_id)
+    looked, cut = [], []
+    for queue in _queues(tuple(waiting), dead):
+        stats = await broker.stats(queue)
+        if stats is None:
+            continue
+        looked.append(queue)
+        seen, whole = await _look(broker, queue, task_id, most)
+        locations += seen
+        if not (seen or whole):
+            cut.append(queue)
+    return Found(tuple(locations), tuple(looked), tuple(cut), asked)
 
-        `waiting` names the capabilities whose task queues are searched, `dead` those whose dead letters are. The search
-        fetches each message for a moment and gives it back to its old place; the broker counts that as a delivery, so
-        each message comes back marked as redelivered.
 
-        Raises:
-            BrokerUnavailable: when the broker does not answer; retryable.
-            Overloaded: when the broker takes no question to the agents; retryable. So is PublishUnconfirmed, without a
-                word from the broker whether it took the question.
-        """
-        locations, asked = await self._ask(task_id)
-        looked, cut = [], []
-        for queue in _queues(tuple(waiting), dead):
-            stats = await self._broker.stats(queue)
-            if stats is None:
-                continue
-            looked.append(queue)
-            seen, whole = await self._look(queue, task_id, most)
-            locations += seen
-            if not (seen or whole):
-                cut.append(queue)
-        return Found(tuple(locations), tuple(looked), tuple(cut), asked)
+async def _look(broker: Broker, queue: str, task_id: str, most: int) -> tuple[list[TaskLocation], bool]:
+    """Search a queue's first `most` messages for a task; return where it was found, or whether these were all."""
+    size = 0
+    try:
+        for before in range(most):
+            delivery = await broker.get(queue)
+            if delivery is None:
+                return [], True
+            if delivery.message.message_id == task_id:
+                return [_location(delivery, before)], False
+            size += len(delivery.message.body)
+            if size > SEARCHED_BYTES_LIMIT:
+                return [], False
+        return [], await broker.get(queue) is None
+    except NotFound:
+        return [], True
+    finally:
+        with suppress(BrokerUnavailable):  # without a connection the broker has it all already
+            await broker.release()
 
-    async def _look(self, queue: str, task_id: str, most: int) -> tuple[list[TaskLocation], bool]:
-        """Search a queue's first `most` messages for a task; return where it was found, or whether these were all."""
-        size = 0
-        try:
-            for before in range(most):
-                delivery = await self._broker.get(queue)
-                if delivery is None:
-                    return [], True
-                if delivery.message.message_id == task_id:
-                    return [_location(delivery, before)], False
-                size += len(delivery.message.body)
-                if size > SEARCHED_BYTES_LIMIT:
-                    return [], False
-            return [], await self._broker.get(queue) is None
-        except NotFound:
-            return [], True
-        finally:
-            with suppress(BrokerUnavailable):  # without a connection the broker has it all already
-                await self._broker.release()
 
-    async def _ask(self, task_id: str) -> tuple[list[TaskLocation], int]:
-        """Ask every agent whether it runs the task; return the agents that do, and how many agents answered.
+async def _ask(broker: Broker, task_id: str) -> tuple[list[TaskLocation], int]:
+    """Ask every agent whether it runs the task; return the agents that do, and how many agents answered.
 
-        The wait ends with the first agent that has the task, or after PING_ANSWER_SECONDS.
+    The wait ends with the first agent that has the task, or after PING_ANSWER_SECONDS.
 
-        Raises:
-            Retryable: any error that `find` names.
-        """
-        ping = control_messages.ping(task_id=task_id, reply_to="")
-        answers = await ask_agents(self._broker, ping, enough=lambda answers: any(map(_has_it, answers)))
-        return [_working(answer) for answer in answers if _has_it(answer)], len(answers)
+    Raises:
+        Retryable: any error that `locate_task` names.
+    """
+    ping = control_messages.ping(task_id=task_id, reply_to="")
+    answers = await ask_agents(broker, ping, enough=lambda answers: any(map(_has_it, answers)))
+    return [_working(answer) for answer in answers if _has_it(answer)], len(answers)
 
 
 def _queues(waiting: Collection[str], dead: Iterable[str]) -> Sequence[str]:
@@ -305,25 +301,24 @@ def _location(delivery: Delivery, before: int) -> TaskLocation:
     return TaskLocation(place, capability, priority, queue=queue, before=before, reason=reason, story=story)
 
 
-def _has_it(answer: object) -> bool:
-    return isinstance(answer, dict) and isinstance(answer.get("task"), dict)
+def _has_it(answer: PingReply) -> bool:
+    return isinstance(answer.get("task"), dict)
 
 
-def _working(answer: object) -> TaskLocation:
-    values = answer if isinstance(answer, dict) else {}
-    capability, level, key = (values["task"].get(name) for name in ("capability", "priority", "key"))
+def _working(answer: PingReply) -> TaskLocation:
+    capability, level, key = (answer["task"].get(name) for name in ("capability", "priority", "key"))
     return TaskLocation(
         TaskPlace.WORKING,
         capability if isinstance(capability, str) else None,
         Priority(level) if level in tuple(Priority) else None,
-        agent_id=AgentId(str(values.get("agent_id", ""))),
+        agent_id=AgentId(str(answer.get("agent_id", ""))),
         key=key if isinstance(key, str) else "",
     )
 
 
 # Use cases that say why no agent takes a task, from the registry, the broker and the agents.
 #
-# Every function raises BrokerUnavailable, and the other retryable errors of `TaskLocator.find`, when the broker does
+# Every function raises BrokerUnavailable, and the other retryable errors of `locate_task`, when the broker does
 # not answer, and goes on without the registry.
 
 DEFAULT_MOST = 1_000
@@ -356,13 +351,13 @@ async def why_not_capability(opened: Connections, question: TaskQuestion) -> Why
 async def why_not_task(opened: Connections, task_id: str, given: TaskQuestion | None, *, most: int) -> WhyNot:
     """Say where a direct task is and, if its capability is known, for each agent whether it would take the task.
 
-    The search is that of `TaskLocator.find`: it fetches at most `most` messages of each queue and gives them back. With
+    The search is that of `locate_task`: it fetches at most `most` messages of each queue and gives them back. With
     `given` the task queues of its capability are searched, too.
     """
     fleet = await _fleet(opened)
     named = () if given is None else (given.capability,)
     async with opened.broker() as broker:
-        found = await TaskLocator(broker).find(task_id, waiting=named, dead=_offered(fleet).union(named), most=most)
+        found = await locate_task(broker, task_id, waiting=named, dead=_offered(fleet).union(named), most=most)
         question = _question_of(found.best, given)
         explanation = None if question is None else await _explained(broker, question, fleet)
     verdict = task_verdict(task_id, found, explanation, named=given is not None)
@@ -377,11 +372,10 @@ async def find_task(opened: Connections, task_id: str, *, capability: str | None
     """
     offered = _offered(await _fleet(opened)) | ({capability} if capability else set())
     async with opened.broker() as broker:
-        locator = TaskLocator(broker)
-        found = await locator.find(task_id, waiting=sorted(offered), dead=offered, most=DEFAULT_MOST)
+        found = await locate_task(broker, task_id, waiting=sorted(offered), dead=offered, most=DEFAULT_MOST)
         if not found.locations:
             await asyncio.sleep(LOOK_AGAIN_SECONDS)
-            found = await locator.find(task_id, waiting=sorted(offered), dead=offered, most=DEFAULT_MOST)
+            found = await locate_task(broker, task_id, waiting=sorted(offered), dead=offered, most=DEFAULT_MOST)
     return found
 
 
@@ -401,10 +395,8 @@ async def _explained(broker: Broker, question: TaskQuestion, fleet: Sequence[Age
     for level in Priority:
         name = routing.task_queue(question.capability, level)
         stats = await broker.stats(name)
-        if stats is None:
-            queues.append(QueueSeen(name, exists=False))
-        else:
-            queues.append(QueueSeen(name, exists=True, messages=stats.messages, consumers=stats.consumers))
+        counts = (0, 0) if stats is None else (stats.messages, stats.consumers)
+        queues.append(QueueSeen(name, stats is not None, *counts))
     return explain(question, fleet, queues)
 
 

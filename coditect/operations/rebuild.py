@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
 
 from coditect.aio.clock import SystemClock
 from coditect.broker.port import Broker
@@ -55,10 +54,6 @@ async def rebuild(broker: Broker) -> Rebuilt:
         compared = True
         for row in status["shards"]:
             answer = await control.ask(Verb.REBUILD, {"shard": row["shard"], "occasion": occasion})
-            counts.update(_counts(answer))
+            counts.update({kind: int(answer.get(kind, 0)) for kind in KINDS})
             compared &= answer.get("compared", True)
     return Rebuilt(len(status["shards"]), {kind: counts[kind] for kind in KINDS}, compared)
-
-
-def _counts(answer: dict[str, Any]) -> dict[str, int]:
-    return {kind: int(answer.get(kind, 0)) for kind in KINDS}

@@ -16,7 +16,7 @@ from coditect.errors import NotFound
 from coditect.model.result import Outcome
 from coditect.operations.connections import Connections
 from coditect.operations.locate import TaskPlace, find_task, task_verdict
-from coditect.operations.overview import RunningTask, running_tasks
+from coditect.operations.overview import running_tasks
 from coditect.operations.status import has_dispatcher
 from coditect.workflow.attempt_row import AttemptRow
 from coditect.workflow.rows import NodeRow, WorkflowRow
@@ -84,19 +84,14 @@ async def list_tasks(opened: Connections, *, limit: int) -> TaskListing:
         BrokerUnavailable: when the broker does not answer; retryable.
     """
     notes: list[str] = []
-    direct = [
-        _direct_task(task.task_id, task, agent)
-        for agent, task in await running_tasks(opened, notes)
-        if task.task_id is not None and task.workflow is None
-    ]
-    found = [*direct, *await _durable_tasks(opened, limit, notes)]
+    found = list[ListedTask]()
+    for agent, task in await running_tasks(opened, notes):
+        if task.task_id is not None and task.workflow is None:
+            facts = (task.task_id, task.capability, task.priority, TaskState.WORKING)
+            found.append(ListedTask(*facts, False, agent, task.attempt, task.published_at_ms))
+    found += await _durable_tasks(opened, limit, notes)
     found.sort(key=lambda task: task.at_ms or 0, reverse=True)
     return TaskListing(tuple(found[:limit]), tuple(notes))
-
-
-def _direct_task(task_id: str, task: RunningTask, agent: str) -> ListedTask:
-    facts = (task_id, task.capability, task.priority, TaskState.WORKING)
-    return ListedTask(*facts, False, agent, task.attempt, task.published_at_ms)
 
 
 async def _durable_tasks(opened: Connections, limit: int, notes: list[str]) -> list[ListedTask]:

@@ -78,9 +78,11 @@ async def add(opened: Connections, service: Service, definition: Definition, *, 
         InputError: when the service is watched already, or its name is none; not retryable.
     """
     async with opened.fleet() as client:
-        if not replace and await _is_watched(client, str(service["name"])):
-            fix = "choose another name, or change it: coditect schedule heal --replace"
-            raise InputError("A service of this name is watched already", name=service["name"], fix=fix)
+        if not replace:
+            with suppress(NotFound):
+                await _find(client, str(service["name"]))
+                fix = "choose another name, or change it: coditect schedule heal --replace"
+                raise InputError("A service of this name is watched already", name=service["name"], fix=fix)
         await watch_service(client, service, definition, replace=replace)
         return await _row(client, await _find(client, str(service["name"])))
 
@@ -140,14 +142,6 @@ async def delete_schedule(opened: Connections, name: str) -> None:
 
 async def _find(client: Client, name: str) -> Schedule:
     return Schedule.read(await client.schedules.get(f"{_PREFIX}{name}"))
-
-
-async def _is_watched(client: Client, name: str) -> bool:
-    try:
-        await _find(client, name)
-    except NotFound:
-        return False
-    return True
 
 
 async def _end(client: Client, workflow: str | None, reason: str) -> None:

@@ -13,7 +13,7 @@ from coditect.broker.topology import agent_queues, base_topology
 from coditect.errors import CoditectError, NotFound, Overloaded
 from coditect.model.ids import AgentId
 from coditect.model.message import Message
-from coditect.operations.locate import TaskLocator, ask_agents
+from coditect.operations.locate import ask_agents, locate_task
 from coditect.telemetry.metrics import QUEUE_WAIT
 from coditect.wire import control_messages, routing
 from tests.unit.agent.scene import Scene
@@ -29,7 +29,7 @@ def quick_answers(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("quick_answers")
 async def test_broker_that_no_agent_ever_used_is_searched_all_the_same() -> None:
     async with MemoryBroker(MemoryServer(), name="person") as broker:
-        found = await TaskLocator(broker).find("nowhere", waiting=[CAPABILITY], dead=[CAPABILITY], most=10)
+        found = await locate_task(broker, "nowhere", waiting=[CAPABILITY], dead=[CAPABILITY], most=10)
 
     assert (found.locations, found.asked, found.looked) == ((), 0, ())
 
@@ -44,7 +44,7 @@ async def test_agents_are_asked_and_no_queue_is_left(
     for _ in range(agents):
         await scene.start(Agent("other"))
 
-    found = await TaskLocator(await scene.broker()).find("nowhere", waiting=(), dead=(), most=10)
+    found = await locate_task(await scene.broker(), "nowhere", waiting=(), dead=(), most=10)
 
     assert (found.locations, found.asked, "unrouted" in found.looked) == ((), agents, True)
     assert scene.server.find("reply.question-known") is None
@@ -63,7 +63,7 @@ async def test_strange_answers_do_no_harm(scene: Scene, body: bytes) -> None:
 
     answers: list[asyncio.Future[None]] = []
     await stranger.consume(routing.mailbox_queue(AgentId("stranger-1")), answer, prefetch=1)
-    found = await TaskLocator(await scene.broker()).find("nowhere", waiting=(), dead=(), most=10)
+    found = await locate_task(await scene.broker(), "nowhere", waiting=(), dead=(), most=10)
 
     assert len(answers) == 1
     assert all(seen.capability is None and seen.priority is None for seen in found.locations)
@@ -86,7 +86,7 @@ async def test_question_that_cannot_be_put_is_told_and_leaves_no_queue_behind(
     monkeypatch.setattr(broker, step, refuse)
 
     with pytest.raises(type(error)):
-        await TaskLocator(broker).find("nowhere", waiting=(), dead=(), most=10)
+        await locate_task(broker, "nowhere", waiting=(), dead=(), most=10)
 
     assert scene.server.find("reply.question-known") is None
 

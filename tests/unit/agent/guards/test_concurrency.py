@@ -13,7 +13,7 @@ from coditect import Agent, Context, Rate, Retry, RetryAfter, Workflow
 from coditect.broker.memory import MemoryBroker
 from coditect.errors import TaskRejected
 from coditect.model.ids import AgentId
-from coditect.operations.locate import TaskLocator, task_verdict
+from coditect.operations.locate import locate_task, task_verdict
 from coditect.registry.port import Search
 from coditect.settings.settings import Settings
 from coditect.testing import TestFleet
@@ -299,7 +299,7 @@ async def test_why_not_names_the_key_for_which_a_task_waits() -> None:
         handles = [await fleet.submit("repo.build", task("a", number)) for number in range(2)]
         await fleet.advance("1s")
         async with MemoryBroker(fleet.server, name="person") as broker:
-            found = [await TaskLocator(broker).find(one.task_id, waiting=(), dead=(), most=10) for one in handles]
+            found = [await locate_task(broker, one.task_id, waiting=(), dead=(), most=10) for one in handles]
         runs_now, waits = (task_verdict("task", one, None, named=False) for one in found)
         assert [await handle.result() for handle in handles] == [0, 1]
 
