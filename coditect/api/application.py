@@ -70,9 +70,6 @@ HEADERS = (
 class DashboardFiles(StaticFiles):
     """The web application that serves a folder's files, with security headers; for the folder itself `index.html`."""
 
-    def __init__(self, directory: PathLike[str]) -> None:
-        super().__init__(directory=directory, html=True)
-
     def file_response(
         self, full_path: str | PathLike[str], stat_result: stat_result, scope: Scope, status_code: int = 200
     ) -> Response:
@@ -209,7 +206,7 @@ def create_app(services: ApiServices, settings: ApiSettings, *, dashboard: Path 
         app.router.routes.extend(a2a_routes(services, services.a2a))
     if (dashboard / "index.html").is_file():
         app.router.routes.append(Route("/docs", lambda _: RedirectResponse("/#/docs")))
-        app.mount("/", DashboardFiles(dashboard), name="dashboard")
+        app.mount("/", DashboardFiles(directory=dashboard, html=True), name="dashboard")
     return app
 
 

@@ -14,7 +14,6 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from http import HTTPStatus
 from http.client import HTTPException
 from typing import Any, Protocol
@@ -80,30 +79,22 @@ PIECE_BYTES = 65_536
 DISCOVERY = "/.well-known/openid-configuration"
 
 
-@dataclass(frozen=True, slots=True)
-class OidcSettings:
-    """The settings for tokens of an OpenID Connect issuer: the issuer, the audience, and the claim with the roles."""
-
-    issuer: str
-    audience: str
-    roles_claim: str = "roles"
-    """The claim that lists a caller's roles; `a.b` is the field b of the claim a."""
-
-
 class OidcTokens:
     """The check of an issuer's tokens; a caller whose token names none of the roles is refused."""
 
-    def __init__(self, settings: OidcSettings, *, now: Callable[[], float] = time.monotonic) -> None:
-        """Take the settings of the issuer, and a clock in seconds.
+    def __init__(
+        self, issuer: str, audience: str, roles_claim: str = "roles", *, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Take the issuer, the audience, the claim with a caller's roles (`a.b`: its field b), and a clock in seconds.
 
         Raises:
             SetupError: when the issuer is reached without TLS, and is not on this machine.
         """
-        address = urlsplit(settings.issuer)
+        address = urlsplit(issuer)
         if address.scheme != "https" and (address.scheme, address.hostname) not in _LOCAL:
             fix = "CODITECT_API_OIDC_ISSUER=https://..."
-            raise SetupError("An issuer is reached by https", issuer=settings.issuer, fix=fix)
-        self._settings = settings
+            raise SetupError("An issuer is reached by https", issuer=issuer, fix=fix)
+        self._issuer, self._audience, self._roles_claim = issuer, audience, roles_claim
         self._now = now
         self._keys: Mapping[str, jwt.PyJWK] = {}
         """The issuer's keys by their ids, as they were fetched last."""
@@ -126,7 +117,7 @@ class OidcTokens:
             claims = None if key is None else self._claims(token, key)
         except (jwt.PyJWTError, ValueError):
             return None
-        role = None if claims is None else _role(claims, self._settings.roles_claim)
+        role = None if claims is None else _role(claims, self._roles_claim)
         return None if claims is None or role is None else Caller(str(claims["sub"]), role)
 
     async def _key(self, kid: str) -> jwt.PyJWK | None:
@@ -137,7 +128,7 @@ class OidcTokens:
         if kid not in self._keys or (is_old and not self._fetching.locked()):  # one caller waits for it
             await self._refresh(kid)
         if kid not in self._keys and self._away:
-            raise Retryable("The keys of the issuer cannot be fetched", issuer=self._settings.issuer)
+            raise Retryable("The keys of the issuer cannot be fetched", issuer=self._issuer)
         return self._keys.get(kid)
 
     async def _refresh(self, kid: str) -> None:
@@ -158,7 +149,7 @@ class OidcTokens:
 
     def _fetched_keys(self) -> dict[str, jwt.PyJWK]:
         """Return the keys that the issuer publishes now; blocks."""
-        place = self._settings.issuer.rstrip("/") + DISCOVERY
+        place = self._issuer.rstrip("/") + DISCOVERY
         published = jwt.PyJWKSet.from_dict(_document(str(_document(place)["jwks_uri"])))
         return {key.key_id: key for key in published.keys if key.key_id and key.public_key_use in ("sig", None)}
 
@@ -167,8 +158,8 @@ class OidcTokens:
             token,
             key,
             algorithms=list(ALGORITHMS),
-            audience=self._settings.audience,
-            issuer=self._settings.issuer,
+            audience=self._audience,
+            issuer=self._issuer,
             leeway=LEEWAY_SECONDS,
             options={"require": ["exp", "iss", "aud", "sub"]},
         )

@@ -47,19 +47,11 @@ class SharedConnections:
         return self._broker()
 
     async def bindings(self) -> frozenset[Binding] | None:
-        """Return the broker's bindings from its management API; None when no such API is set.
-
-        Raises:
-            ManagementUnavailable: when the management API does not answer.
-        """
+        """Return the broker's bindings from its management API; None when no such API is set."""
         return None if self._management is None else await self._management.bindings(self._vhost)
 
     async def queue_rates(self) -> Mapping[str, QueueRates] | None:
-        """Return the message rates of queues, keyed by queue name; None when no management API is set.
-
-        Raises:
-            ManagementUnavailable: when the management API does not answer.
-        """
+        """Return the message rates of queues, keyed by queue name; None when no management API is set."""
         return None if self._management is None else await self._management.queue_rates(self._vhost)
 
     def registry(self) -> AbstractAsyncContextManager[Registry]:

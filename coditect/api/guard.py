@@ -16,7 +16,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection
 from http import HTTPStatus
 from math import ceil
-from urllib.parse import unquote_to_bytes, urlsplit
+from urllib.parse import SplitResult, unquote_to_bytes, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -108,29 +108,21 @@ class RequestGuard:
         """Return why a request is refused; empty when it is not."""
         headers = Headers(scope=scope)
         host = headers.get("host", "")
-        if self._hosts is not None and _name(f"//{host}") not in self._hosts:
+        if self._hosts is not None and _split(f"//{host}").hostname not in self._hosts:
             return "The API is not reached by this name"
         origin = headers.get("origin")
         changes = scope["type"] == "websocket" or scope["method"] not in _SAFE_METHODS
-        if changes and origin is not None and _place(origin) != host:
+        if changes and origin is not None and (_split(origin).netloc or None) != host:
             return "A page of another site may change or follow nothing here"
         return ""
 
 
-def _name(address: str) -> str | None:
-    """Return the host name in an address; None when the address has none, or cannot be parsed."""
+def _split(address: str) -> SplitResult:
+    """Return the parts of an address: all empty when it cannot be parsed."""
     try:
-        return urlsplit(address).hostname
+        return urlsplit(address)
     except ValueError:
-        return None
-
-
-def _place(origin: str) -> str | None:
-    """Return host and port of the header `Origin`; None when it has none, such as `null`."""
-    try:
-        return urlsplit(origin).netloc or None
-    except ValueError:
-        return None
+        return urlsplit("")
 
 
 def _is_text(scope: Scope) -> bool:

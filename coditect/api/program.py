@@ -27,7 +27,7 @@ from coditect.aio.loop import collect_rarely, on_stop_signal, run_loop
 from coditect.aio.supervisor import Supervisor
 from coditect.api.access import Access, AdminKey, KeyFile, OpenAccess
 from coditect.api.application import create_app
-from coditect.api.bearer import BearerAccess, OidcSettings, OidcTokens, TokenCheck
+from coditect.api.bearer import BearerAccess, OidcTokens, TokenCheck
 from coditect.api.connections import SharedConnections
 from coditect.api.guard import AUDIT_LOGGER, BoundedHttp, RequestRates
 from coditect.api.live import LiveFeed
@@ -283,7 +283,7 @@ def access_of(api: ApiSettings) -> Access:
         keys.keys()
         checks.append(keys)
     if api.oidc_issuer is not None:
-        checks.append(OidcTokens(OidcSettings(api.oidc_issuer, api.oidc_audience, api.oidc_roles)))
+        checks.append(OidcTokens(api.oidc_issuer, api.oidc_audience, api.oidc_roles))
     return BearerAccess(checks) if checks else OpenAccess()
 
 

@@ -93,13 +93,8 @@ class ApiServices:
     """The metrics of the process."""
 
 
-def services_of(connection: HTTPConnection) -> ApiServices:
-    """Return the open connections and services of the API's application that a request came to."""
-    return cast(ApiServices, connection.app.state.services)
-
-
 async def _services(connection: HTTPConnection) -> ApiServices:
-    return services_of(connection)
+    return cast(ApiServices, connection.app.state.services)
 
 
 Services = Annotated[ApiServices, Depends(_services)]
@@ -115,11 +110,10 @@ Fleet = Annotated[Client, Depends(_fleet)]
 """The type of a route's parameter that takes the client which all requests share."""
 
 
-async def _http_agents(connection: HTTPConnection) -> HttpAgents:
-    agents = services_of(connection).http_agents
-    if agents is None:
+async def _http_agents(services: Services) -> HttpAgents:
+    if services.http_agents is None:
         raise SetupError("This API serves no HTTP agents", fix="coditect api serves them")
-    return agents
+    return services.http_agents
 
 
 HttpBridging = Annotated[HttpAgents, Depends(_http_agents)]
@@ -149,7 +143,7 @@ async def caller_of(connection: HTTPConnection) -> Caller:
     """
     caller: Caller | None = getattr(connection.state, "caller", None)
     if caller is None:
-        services = services_of(connection)
+        services = await _services(connection)
         caller = connection.state.caller = await services.access.caller(connection)
         services.rates.take(caller.name)
     return caller

@@ -182,8 +182,6 @@ class OpenWebhook:
     consumer: Consumer | None = None
     taken: int = 0
     """The number of events that the receiver took from this process."""
-    given_up: int = 0
-    """The number of events that it did not take in any attempt."""
     closed: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -315,7 +313,6 @@ class WebhookDelivery:
             elif attempt.gone or known.taken == taken_before:
                 await self._disable(known, attempt)
             else:
-                known.given_up += 1
                 settle = delivery.ack
                 log.warning("A webhook did not take an event", extra=_facts(known, event, attempt))
         finally:
@@ -344,16 +341,15 @@ class WebhookDelivery:
             return
         await self._close(known)
         self._sender.disabled.value += 1
-        reason = "the receiver wants no more events (410)" if attempt.gone else self._failed_by(attempt)
+        reason = f"{self._retries.most_attempts} attempts failed and none succeeded meanwhile: {attempt.reason}"
+        if attempt.gone:
+            reason = "the receiver wants no more events (410)"
         log.error("A webhook was disabled", extra={"webhook": known.webhook.name, "reason": reason})
         try:
             async with self._opened.fleet() as client:
                 await client.webhooks.disable(known.webhook.name, reason=reason)
         except CoditectError as error:  # it is opened again by the next reload, and fails again
             log.warning("The end of a webhook could not be kept", extra={"reason": str(error)})
-
-    def _failed_by(self, attempt: WebhookAttempt) -> str:
-        return f"{self._retries.most_attempts} attempts failed and none succeeded meanwhile: {attempt.reason}"
 
 
 @asynccontextmanager

@@ -18,7 +18,7 @@ from coditect.broker.port import Broker, Delivery
 from coditect.errors import BrokerUnavailable, CoditectError, InputError, NotFound, Unroutable
 from coditect.model.task import Task
 from coditect.operations.connections import Connections
-from coditect.operations.fleet import Note, known_capabilities
+from coditect.operations.fleet import Note, known_capabilities, unnoted
 from coditect.operations.letter import DeadLetter, read_dead_letter, revive
 from coditect.operations.status import has_dispatcher
 from coditect.settings.settings import read_settings
@@ -339,7 +339,7 @@ class DeadListing:
 
 
 async def list_dead(
-    opened: Connections, selection: Selection, *, most: int, each: Callable[[DeadLetter], None], note: Note
+    opened: Connections, selection: Selection, *, most: int, each: Callable[[DeadLetter], None], note: Note = unnoted
 ) -> DeadListing:
     """Pass each selected dead letter to the function `each`; return the queues searched, and the given-up nodes.
 
@@ -358,7 +358,9 @@ async def list_dead(
         return DeadListing(queues, await _dead_nodes(opened, broker, selection, most, note))
 
 
-async def show_letter(opened: Connections, letter_id: str, *, capability: str | None, note: Note) -> DeadLetter:
+async def show_letter(
+    opened: Connections, letter_id: str, *, capability: str | None, note: Note = unnoted
+) -> DeadLetter:
     """Return the dead letter with the given id, and leave it in its queue; search the queues that `list_dead` lists.
 
     Raises:
@@ -369,7 +371,7 @@ async def show_letter(opened: Connections, letter_id: str, *, capability: str | 
 
 
 async def redrive_letters(
-    opened: Connections, selection: Selection, *, dry_run: bool, keep_limits: bool, note: Note
+    opened: Connections, selection: Selection, *, dry_run: bool, keep_limits: bool, note: Note = unnoted
 ) -> SettledLetter:
     """Publish the selected dead letters as fresh tasks, and remove each after its confirm; a dry run only reports."""
     settings = read_settings(opened.environ)
@@ -380,7 +382,9 @@ async def redrive_letters(
         return await letters.redrive(queues, selection, dry_run=dry_run, keep_limits=keep_limits)
 
 
-async def discard_letters(opened: Connections, selection: Selection, *, dry_run: bool, note: Note) -> SettledLetter:
+async def discard_letters(
+    opened: Connections, selection: Selection, *, dry_run: bool, note: Note = unnoted
+) -> SettledLetter:
     """Delete the selected dead letters for good; with `dry_run` only report which these are."""
     async with _letters(opened, selection.capability, note) as (letters, queues):
         return await letters.discard(queues, selection, dry_run=dry_run)

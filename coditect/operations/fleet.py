@@ -22,11 +22,15 @@ from coditect.wire import control_messages
 from coditect.wire.control_messages import LogLevelOrder
 
 POLL_SECONDS = 0.2
-DRAIN_SECONDS = 10.0
-"""How long the broker may take to confirm the drain message."""
+CONFIRM_SECONDS = 10.0
+"""How long the broker may take to confirm a message to agents."""
 
 Note = Callable[[str], None]
 """A callback that takes a sentence about something that a use case could not see."""
+
+
+def unnoted(_: str) -> None:
+    """Ignore a sentence about what could not be seen: the answer has the rest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +80,7 @@ async def drain_agent(opened: Connections, agent_id: AgentId, *, wait_seconds: f
     """
     async with opened.broker() as broker:
         message = control_messages.message(control_messages.DRAIN)
-        if not await tell(broker, message, agent_id=agent_id, within_seconds=DRAIN_SECONDS):
+        if not await tell(broker, message, agent_id=agent_id, within_seconds=CONFIRM_SECONDS):
             raise NotFound("No agent has this id", id=agent_id, fix="coditect agent list")
     if wait_seconds is None:
         return
@@ -127,7 +131,7 @@ async def get_offer(opened: Connections, name: str) -> CapabilityOffer:
     return offer
 
 
-async def known_capabilities(opened: Connections, named: Iterable[str], *, note: Note) -> tuple[str, ...]:
+async def known_capabilities(opened: Connections, named: Iterable[str], *, note: Note = unnoted) -> tuple[str, ...]:
     """Return the given capability names, each once; without any, the names that living agents offer.
 
     Without a registry the result is empty, and `note` is called: a use case goes on with less.
@@ -144,10 +148,6 @@ async def known_capabilities(opened: Connections, named: Iterable[str], *, note:
     except RegistryUnavailable:
         note("The registry does not answer: only capabilities named with --capability are looked at.")
         return ()
-
-
-SEND_SECONDS = 10.0
-"""How long the broker may take to confirm the message."""
 
 
 def is_module(logger: str) -> bool:
@@ -175,7 +175,9 @@ async def set_log_level(opened: Connections, order: LogLevelOrder, *, agent_id: 
     to_one = None if agent_id is None else AgentId(agent_id)
     async with opened.broker() as broker:
         try:
-            heard = await tell(broker, control_messages.log_level(order), agent_id=to_one, within_seconds=SEND_SECONDS)
+            heard = await tell(
+                broker, control_messages.log_level(order), agent_id=to_one, within_seconds=CONFIRM_SECONDS
+            )
         except NotFound:
             heard = False
     if not heard:

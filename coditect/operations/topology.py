@@ -17,7 +17,7 @@ from coditect.broker.topology import Argument, Binding, Exchange, Queue, Topolog
 from coditect.broker.topology_diff import TopologyPlan, apply_topology, export_definitions, make_plan
 from coditect.errors import RegistryUnavailable
 from coditect.operations.connections import Connections
-from coditect.operations.fleet import Note, find_offers, known_capabilities
+from coditect.operations.fleet import Note, find_offers, known_capabilities, unnoted
 from coditect.registry.port import Search
 
 
@@ -52,7 +52,7 @@ async def create_topology(opened: Connections, named: Iterable[str], *, note: No
 
 
 async def export_topology(
-    opened: Connections, named: Iterable[str], *, form: ExportForm, vhost: str, cluster: str, note: Note
+    opened: Connections, named: Iterable[str], *, form: ExportForm, vhost: str, cluster: str, note: Note = unnoted
 ) -> dict[str, object]:
     """Return the needed exchanges, queues and bindings, as RabbitMQ definitions or Kubernetes objects; create nothing.
 

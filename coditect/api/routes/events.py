@@ -134,15 +134,14 @@ FLEET_EVENTS = frozenset(
 
 
 @event_router.post("/events", status_code=HTTPStatus.ACCEPTED)
-async def emit_event(event: NewEvent, services: Services, who: Who) -> dict[str, str]:
+async def emit_event(event: NewEvent, services: Services, client: Fleet, who: Who) -> dict[str, str]:
     """Publish an event to all listeners, triggers and webhooks, at most once; return its id."""
     if event.type.partition(".")[0] in FLEET_EVENTS:
         raise InputError(
             "Only the fleet publishes events of this type", given=event.type, fix="choose another first word"
         )
     by = await acting_name(services, who, event.by)
-    async with services.opened.client() as client:
-        return {"id": await client.emit_data(event.type, event.data, subject=event.subject, by=by)}
+    return {"id": await client.emit_data(event.type, event.data, subject=event.subject, by=by)}
 
 
 async def _as_text(stream: LiveStream) -> AsyncIterator[bytes]:

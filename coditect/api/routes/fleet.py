@@ -88,7 +88,7 @@ async def why_not_done(
 @fleet_router.get("/queues")
 async def get_queues(services: Services, capability: Named) -> list[CapabilityQueues]:
     """List each capability's task queues by priority: waiting tasks, consumers, and message rates where known."""
-    names = await fleet.known_capabilities(services.opened, capability, note=_ignored)
+    names = await fleet.known_capabilities(services.opened, capability)
     try:
         rates = await services.opened.queue_rates() or {}
     except ManagementUnavailable:
@@ -121,9 +121,7 @@ async def export_topology(
     cluster: str = "rabbitmq",
 ) -> dict[str, Any]:
     """Return the needed exchanges, queues and bindings as RabbitMQ definitions or Kubernetes objects; read-only."""
-    return await topology.export_topology(
-        services.opened, capability, form=form, vhost=vhost, cluster=cluster, note=_ignored
-    )
+    return await topology.export_topology(services.opened, capability, form=form, vhost=vhost, cluster=cluster)
 
 
 @fleet_router.get("/topology/diagrams")
@@ -192,10 +190,6 @@ def _state(plan: TopologyPlan, notes: list[str]) -> TopologyState:
         None if plan.unbound is None else len(plan.unbound),
         notes,
     )
-
-
-def _ignored(note: str) -> None:
-    """Ignore a note about what could not be read; the answer has only what could be read."""
 
 
 agent_router = GuardedRouter(prefix="/agents", tags=["agents"])

@@ -26,7 +26,7 @@ from coditect.api.routes.parameters import (
     request_key,
     while_connected,
 )
-from coditect.api.services import GuardedRouter, Services
+from coditect.api.services import Fleet, GuardedRouter, Services
 from coditect.client.client import Client
 from coditect.client.direct import LONGEST_DIRECT_TIMEOUT_SECONDS, Answer
 from coditect.client.handle import Handle
@@ -105,6 +105,7 @@ class CancelDocument(BaseModel):
 async def submit_task(
     order: TaskBody,
     services: Services,
+    client: Fleet,
     who: Who,
     response: Response,
     wait: Wait = None,
@@ -118,8 +119,7 @@ async def submit_task(
     defaults = {name: option.default for name, (_, option) in options_of(TaskOptions).items()} | {"durable": False}
     chosen = {name: value for name, value in order.items() if value != defaults.get(name)}
     kept_key = request_key(who, key, chosen)
-    async with services.opened.client() as client:
-        handle = await _submitted(client, order, key=kept_key)
+    handle = await _submitted(client, order, key=kept_key)
     if wait is not None and (ended := await _end_of(handle, wait)) is not None:
         handle.forget()
         return ended
@@ -130,13 +130,12 @@ async def submit_task(
     return TaskDocument(handle.task_id, SUBMITTED)
 
 
-async def _streamed(order: TaskBody, services: Services) -> AsyncIterator[Handle]:
+async def _streamed(order: TaskBody, client: Fleet) -> AsyncIterator[Handle]:
     """Submit a task whose result comes in parts, and yield its handle; cancel the task afterwards unless it has ended.
 
     It has not ended, for example, when the reader of the parts has gone.
     """
-    async with services.opened.client() as client:
-        handle = await _submitted(client, order, key=None, stream=True)
+    handle = await _submitted(client, order, key=None, stream=True)
     try:
         yield handle
     finally:
@@ -195,12 +194,11 @@ async def _whole(handle: Handle, wait: str) -> AsyncIterator[Any]:
 
 
 @task_router.get("/{task_id}")
-async def get_task(task_id: str, services: Services, wait: Wait = None) -> TaskDocument:
+async def get_task(task_id: str, services: Services, client: Fleet, wait: Wait = None) -> TaskDocument:
     """Show a task's status, and its value or failure if it has ended; wait for its end at most as long as `wait`."""
     if tasks.is_durable(task_id):
         if wait is not None:
-            async with services.opened.fleet() as client:
-                await _end_of(client.tasks.get(task_id), wait)
+            await _end_of(client.tasks.get(task_id), wait)
         return TaskDocument.of_durable(task_id, await tasks.get_task(services.opened, task_id))
     handle = services.direct_tasks.get(task_id)
     ended = await _end_of(handle, wait or "0s")
@@ -321,16 +319,15 @@ class Asking:
         await self.answers.aclose()
 
 
-async def _asked(order: BroadcastRequest, services: Services) -> AsyncIterator[Asking]:
-    async with services.opened.client() as client:
-        answers = client.ask_all(
-            order.capability, order.input, agents=order.agents, timeout=order.timeout, priority=order.priority
-        )
-        asking = Asking(cast("AsyncGenerator[Answer, None]", answers))
-        try:
-            yield asking
-        finally:
-            await asking.close()
+async def _asked(order: BroadcastRequest, client: Fleet) -> AsyncIterator[Asking]:
+    answers = client.ask_all(
+        order.capability, order.input, agents=order.agents, timeout=order.timeout, priority=order.priority
+    )
+    asking = Asking(cast("AsyncGenerator[Answer, None]", answers))
+    try:
+        yield asking
+    finally:
+        await asking.close()
 
 
 Asked = Annotated[Asking, Depends(_asked)]
@@ -448,7 +445,7 @@ async def list_dead(
 @dead_letter_router.get("/{letter_id}")
 async def get_letter(letter_id: str, services: Services, capability: str | None = None) -> WholeLetter:
     """Show one dead letter: its reason, its failed attempts and its body."""
-    letter = await dead.show_letter(services.opened, letter_id, capability=capability, note=_ignored)
+    letter = await dead.show_letter(services.opened, letter_id, capability=capability)
     return WholeLetter.of(letter)
 
 
@@ -456,7 +453,7 @@ async def get_letter(letter_id: str, services: Services, capability: str | None 
 async def redrive_letters(order: Redrive, services: Services) -> SettledDocument:
     """Publish dead letters again as fresh tasks; one that cannot be stays in its queue. `dry_run` is a preview."""
     settled = await dead.redrive_letters(
-        services.opened, order.selection(), dry_run=order.dry_run, keep_limits=order.keep_limits, note=_ignored
+        services.opened, order.selection(), dry_run=order.dry_run, keep_limits=order.keep_limits
     )
     return SettledDocument.of(settled)
 
@@ -464,12 +461,8 @@ async def redrive_letters(order: Redrive, services: Services) -> SettledDocument
 @dead_letter_router.post("/discard")
 async def discard_letters(order: LetterSelection, services: Services) -> SettledDocument:
     """Delete the chosen dead letters for good; with `dry_run` only tell which."""
-    settled = await dead.discard_letters(services.opened, order.selection(), dry_run=order.dry_run, note=_ignored)
+    settled = await dead.discard_letters(services.opened, order.selection(), dry_run=order.dry_run)
     return SettledDocument.of(settled)
-
-
-def _ignored(note: str) -> None:
-    """Ignore a note that some dead letters' queues could not be found; the answer shows the letters of the others."""
 
 
 routers = (task_router, broadcast_router, dead_letter_router)

@@ -108,16 +108,15 @@ class NodeDocument:
 
 @workflow_router.post("", status_code=HTTPStatus.CREATED)
 async def start_workflow(
-    order: WorkflowRequest, services: Services, who: Who, response: Response, key: IdempotencyKey = None
+    order: WorkflowRequest, client: Fleet, who: Who, response: Response, key: IdempotencyKey = None
 ) -> AcceptedWorkflow:
     """Start a workflow, and return its id and state; the control plane keeps it when this answers.
 
     A repeated Idempotency-Key gives the workflow that has it, with the status 200.
     """
     definition, kept_key = read_definition(order.workflow), request_key(who, key, order)
-    async with services.opened.fleet() as client:
-        run = await client.start(definition, order.input, idempotency_key=kept_key, labels=order.labels)
-        return await accepted(run, response)
+    run = await client.start(definition, order.input, idempotency_key=kept_key, labels=order.labels)
+    return await accepted(run, response)
 
 
 async def accepted(run: WorkflowRun, response: Response) -> AcceptedWorkflow:
@@ -157,7 +156,7 @@ async def check_workflow(order: WorkflowRequest) -> CheckedWorkflow:
 
 @workflow_router.get("")
 async def list_workflows(
-    services: Services,
+    client: Fleet,
     state: WorkflowState | None = None,
     name: Annotated[str | None, Query(max_length=200)] = None,
     since: Annotated[str | None, Query(description="Started then or later: 2026-12-24T08:00Z.")] = None,
@@ -168,8 +167,7 @@ async def list_workflows(
 ) -> ListingPage[WorkflowRow]:
     """List the workflows that the control plane keeps, the latest first."""
     asked = workflow_conditions(state=state, name=name, since=since, until=until, labels=_labels(label or []))
-    async with services.opened.fleet() as client:
-        return await client.page(WORKFLOW_PAGES, asked, cursor=cursor, limit=limit)
+    return await client.page(WORKFLOW_PAGES, asked, cursor=cursor, limit=limit)
 
 
 @workflow_router.get("/{workflow}")
@@ -399,15 +397,20 @@ def render_pattern(name: str, order: PatternArguments, services: Services) -> di
 
 @pattern_router.post("/{name}/start", status_code=HTTPStatus.CREATED)
 async def start_pattern(
-    name: str, order: PatternOrder, services: Services, who: Who, response: Response, key: IdempotencyKey = None
+    name: str,
+    order: PatternOrder,
+    services: Services,
+    client: Fleet,
+    who: Who,
+    response: Response,
+    key: IdempotencyKey = None,
 ) -> AcceptedWorkflow:
     """Start the workflow that a pattern and values make; a repeated Idempotency-Key gives the one that has it (200)."""
     folders = _folders(services.opened.environ)
     made = await asyncio.to_thread(make_workflow, name, order.parameters, folders)
     kept_key = request_key(who, key, order, of=name)
-    async with services.opened.fleet() as client:
-        run = await client.start(made, order.input, idempotency_key=kept_key, labels=order.labels)
-        return await accepted(run, response)
+    run = await client.start(made, order.input, idempotency_key=kept_key, labels=order.labels)
+    return await accepted(run, response)
 
 
 def _folders(environ: Mapping[str, str]) -> list[Path]:

@@ -197,18 +197,13 @@ class FleetResources:
             Selection(),
             most=MAX_LISTED,
             each=lambda letter: letters.append(LetterDocument.of(letter)),
-            note=_unseen,
         )
         nodes = [asdict(DeadNodeDocument.of(row)) for row in listing.nodes]
         return {"letters": [asdict(letter) for letter in letters], "nodes": nodes}
 
     async def _letter(self, letter_id: str) -> Any:
-        letter = await dead_letters.show_letter(self._opened, letter_id, capability=None, note=_unseen)
+        letter = await dead_letters.show_letter(self._opened, letter_id, capability=None)
         return asdict(WholeLetter.of(letter))
-
-
-def _unseen(note: str) -> None:
-    """Ignore a note that some dead letters or nodes could not be read; the MCP client gets the readable ones."""
 
 
 SUBMIT, LOOK, CANCEL = "coditect_submit", "coditect_task", "coditect_cancel"

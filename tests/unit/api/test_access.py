@@ -30,7 +30,7 @@ from starlette.types import Receive, Scope, Send
 
 from coditect.api.access import Caller, KeyFile, Role
 from coditect.api.application import ROUTERS, create_app
-from coditect.api.bearer import BearerAccess, OidcSettings, OidcTokens
+from coditect.api.bearer import BearerAccess, OidcTokens
 from coditect.api.guard import AUDIT_LOGGER
 from coditect.api.program import access_of
 from coditect.api.routes import collaboration, http_agents
@@ -357,7 +357,7 @@ def issuer(private_key: ec.EllipticCurvePrivateKey) -> Iterator[str]:
 async def test_a_token_of_the_issuer_has_the_role_that_it_names(
     issuer: str, private_key: ec.EllipticCurvePrivateKey
 ) -> None:
-    tokens = OidcTokens(OidcSettings(issuer, "coditect", "realm.roles"))
+    tokens = OidcTokens(issuer, "coditect", "realm.roles")
     good = {"iss": issuer, "aud": "coditect", "sub": "ada", "exp": time.time() + 60, "realm": {"roles": ["operator"]}}
 
     def signed(**changed: Any) -> str:
@@ -389,7 +389,7 @@ async def test_an_issuer_that_is_away_is_a_fault_that_passes_and_is_not_asked_fo
         raise URLError("away")
 
     monkeypatch.setattr("coditect.api.bearer.urlopen", away)
-    tokens = OidcTokens(OidcSettings("http://127.0.0.1:9", "coditect"), now=lambda: now[0])
+    tokens = OidcTokens("http://127.0.0.1:9", "coditect", now=lambda: now[0])
     for _ in range(3):
         with pytest.raises(Retryable, match="cannot be fetched"):
             await tokens.caller_of("a.b.c")
@@ -407,7 +407,7 @@ async def test_an_issuer_without_an_address_of_its_keys_is_one_that_is_away(
     monkeypatch.setattr("coditect.api.bearer.DISCOVERY", "/keys")
 
     with pytest.raises(Retryable, match="cannot be fetched"):
-        await OidcTokens(OidcSettings(issuer, "coditect")).caller_of("a.b.c")
+        await OidcTokens(issuer, "coditect").caller_of("a.b.c")
 
 
 @pytest.mark.parametrize("document", [b"<html>", b"[]", b"\xff", b"[" * 200_000, b'{"jwks_uri": 5}'])
@@ -417,7 +417,7 @@ async def test_an_issuer_whose_answer_is_no_document_is_one_that_is_away(
     monkeypatch.setattr("coditect.api.bearer.urlopen", lambda place, timeout: BytesIO(document))
 
     with pytest.raises(Retryable, match="cannot be fetched"):
-        await OidcTokens(OidcSettings("https://issuer.example", "coditect")).caller_of("a.b.c")
+        await OidcTokens("https://issuer.example", "coditect").caller_of("a.b.c")
 
 
 @pytest.fixture
@@ -450,7 +450,7 @@ async def test_an_unknown_key_locks_nobody_out_while_the_issuer_is_away(
     issuer: str, private_key: ec.EllipticCurvePrivateKey, counted: Fetches
 ) -> None:
     now, sign = [100.0], signer(issuer, private_key)
-    tokens = OidcTokens(OidcSettings(issuer, "coditect"), now=lambda: now[0])
+    tokens = OidcTokens(issuer, "coditect", now=lambda: now[0])
     assert await tokens.caller_of(sign("one")) == Caller("ada", Role.VIEWER)
     counted.away, before = True, counted.number
 
@@ -468,7 +468,7 @@ async def test_a_key_that_the_issuer_takes_back_or_adds_counts_after_the_next_fe
     issuer: str, private_key: ec.EllipticCurvePrivateKey, counted: Fetches
 ) -> None:
     now, sign = [100.0], signer(issuer, private_key)
-    tokens = OidcTokens(OidcSettings(issuer, "coditect"), now=lambda: now[0])
+    tokens = OidcTokens(issuer, "coditect", now=lambda: now[0])
     assert await tokens.caller_of(sign("one")) is not None
     _Issuer.jwks = {"keys": [_Issuer.jwks["keys"][0] | {"kid": "two"}]}
 
@@ -485,7 +485,7 @@ async def test_an_issuer_that_is_silent_holds_up_one_caller_and_one_thread(
     issuer: str, private_key: ec.EllipticCurvePrivateKey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now, sign, asked, answer = [100.0], signer(issuer, private_key), list[str](), Event()
-    tokens = OidcTokens(OidcSettings(issuer, "coditect"), now=lambda: now[0])
+    tokens = OidcTokens(issuer, "coditect", now=lambda: now[0])
     assert await tokens.caller_of(sign("one")) is not None
 
     def silent(place: str, timeout: float) -> None:
@@ -523,7 +523,7 @@ async def test_an_issuer_that_answers_without_end_keeps_no_thread(monkeypatch: p
     monkeypatch.setattr("coditect.api.bearer.FETCH_SECONDS", 0.5)
     with ThreadingHTTPServer(("127.0.0.1", 0), Endless) as server:
         Thread(target=server.serve_forever).start()
-        tokens = OidcTokens(OidcSettings(f"http://127.0.0.1:{server.server_port}", "coditect"))
+        tokens = OidcTokens(f"http://127.0.0.1:{server.server_port}", "coditect")
         try:
             with pytest.raises(Retryable):
                 await tokens.caller_of("a.b.c")
@@ -534,4 +534,4 @@ async def test_an_issuer_that_answers_without_end_keeps_no_thread(monkeypatch: p
 
 def test_an_issuer_is_reached_by_tls() -> None:
     with pytest.raises(SetupError, match="https"):
-        OidcTokens(OidcSettings("http://issuer.example", "coditect"))
+        OidcTokens("http://issuer.example", "coditect")
