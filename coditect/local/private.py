@@ -114,22 +114,12 @@ class PrivateServers(PrivateProcesses):
 
     def __init__(self, children: Sequence[Child], *, addresses: Addresses, folder: Path) -> None:
         super().__init__(children, folder=folder)
-        self._addresses = addresses
-
-    @property
-    def amqp_url(self) -> str:
+        self.amqp_url = addresses.amqp_url
         """The broker's address, with the virtual host ``/``."""
-        return self._addresses.amqp_url
-
-    @property
-    def management_url(self) -> str:
+        self.management_url = addresses.management_url
         """The address at which the broker's management API answers, if the API was wanted."""
-        return self._addresses.management_url
-
-    @property
-    def redis_url(self) -> str:
+        self.redis_url = addresses.redis_url
         """The address of Redis' database 0."""
-        return self._addresses.redis_url
 
     async def kill_broker(self) -> None:
         """Kill the broker with SIGKILL, and return when its process is gone."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import re
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TypeVar
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
@@ -24,7 +24,6 @@ _CONNECTION_START = b"\x00\x0a\x00\x0a"
 _VERSION = re.compile(rb"\x07versionS(.{4})", re.DOTALL)
 
 Answer = TypeVar("Answer")
-Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 async def broker_version(url: str, *, within_seconds: float = 2.0) -> str:
@@ -43,16 +42,34 @@ async def broker_version(url: str, *, within_seconds: float = 2.0) -> str:
 
 
 async def _broker_version(url: str, within_seconds: float) -> str:
-    async with _reach(url, within_seconds) as (reader, writer):
-        writer.write(b"AMQP\x00\x00\x09\x01")
-        header = await reader.readexactly(7)
-        start = await reader.readexactly(min(int.from_bytes(header[3:7]), 131_072))
-        if header[:1] != b"\x01" or start[:4] != _CONNECTION_START:
-            raise ServerUnreachable("This is no AMQP 0-9-1 broker", address=_address(url))
-        found = _VERSION.search(start)
-        if found is None:
-            return "unknown"
-        return start[found.end() : found.end() + int.from_bytes(found[1])].decode(errors="replace")
+    parts = urlsplit(url)
+    tls = parts.scheme == "amqps"
+    port, trusted = parts.port or (5671 if tls else 5672), _trusting(parts) if tls else None
+    try:
+        async with asyncio.timeout(within_seconds):
+            reader, writer = await asyncio.open_connection(parts.hostname or "127.0.0.1", port, ssl=trusted)
+            try:
+                writer.write(b"AMQP\x00\x00\x09\x01")
+                header = await reader.readexactly(7)
+                start = await reader.readexactly(min(int.from_bytes(header[3:7]), 131_072))
+            finally:
+                await _hang_up(writer)
+    except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
+        _check_tls(error, url)
+        reason = str(error) or type(error).__name__
+        raise ServerUnreachable("Nothing answers at this address", address=_address(url), reason=reason) from error
+    if header[:1] != b"\x01" or start[:4] != _CONNECTION_START:
+        raise ServerUnreachable("This is no AMQP 0-9-1 broker", address=_address(url))
+    found = _VERSION.search(start)
+    if found is None:
+        return "unknown"
+    return start[found.end() : found.end() + int.from_bytes(found[1])].decode(errors="replace")
+
+
+async def _hang_up(writer: asyncio.StreamWriter) -> None:
+    writer.transport.abort()
+    with suppress(OSError):
+        await writer.wait_closed()
 
 
 async def redis_version(url: str, *, within_seconds: float = 2.0) -> str:
@@ -130,38 +147,10 @@ def port_open(port: int) -> Probe:
             _, writer = await asyncio.wait_for(asyncio.open_connection("127.0.0.1", port), 2.0)
         except (OSError, TimeoutError):
             return False
-        writer.transport.abort()
-        with suppress(OSError):
-            await writer.wait_closed()
+        await _hang_up(writer)
         return True
 
     return answers
-
-
-@asynccontextmanager
-async def _reach(url: str, within_seconds: float) -> AsyncIterator[Streams]:
-    parts = urlsplit(url)
-    tls = parts.scheme == "amqps"
-    try:
-        async with asyncio.timeout(within_seconds):
-            reader, writer = await asyncio.open_connection(
-                parts.hostname or "127.0.0.1",
-                parts.port or (5671 if tls else 5672),
-                ssl=_trusting(parts) if tls else None,
-            )
-            try:
-                yield reader, writer
-            finally:
-                writer.transport.abort()
-                with suppress(OSError):
-                    await writer.wait_closed()
-    except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
-        _check_tls(error, url)
-        raise ServerUnreachable(
-            "Nothing answers at this address",
-            address=_address(url),
-            reason=str(error) or type(error).__name__,
-        ) from error
 
 
 def _check_tls(error: BaseException | None, url: str) -> None:

@@ -35,14 +35,8 @@ RABBITMQ_PLACES = (
     "opt/rabbitmq*/sbin",
     "usr/local/lib/rabbitmq*/sbin",
 )
-MORE_FOLDERS = (
-    "/usr/sbin",
-    "/usr/local/sbin",
-    "/usr/local/bin",
-    "/opt/homebrew/bin",
-    "/opt/homebrew/sbin",
-    "/usr/bin",
-)
+MORE_FOLDERS = ("/usr/sbin", "/usr/local/sbin", "/usr/local/bin", "/opt/homebrew/bin", "/opt/homebrew/sbin", "/usr/bin")
+"""Folders in which server programs lie beside those on PATH."""
 
 
 @dataclass(frozen=True, slots=True)
