@@ -40,6 +40,8 @@ The message is a static sentence; the facts are keyword fields (``error.facts``)
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -236,6 +238,19 @@ def missing_extra(extra: str) -> SetupError:
     """Return the error for a feature whose package extra, such as `blob`, is not installed."""
     fix = install_command(extra)
     return SetupError("This needs a part of Coditect that is not installed", extra=extra, fix=fix)
+
+
+@contextmanager
+def needing(extra: str) -> Iterator[None]:
+    """Import parts of a package extra inside the block.
+
+    Raises:
+        SetupError: when the extra is not installed.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise missing_extra(extra) from error
 
 
 class TopologyMismatch(SetupError):

@@ -18,7 +18,7 @@ from coditect.cli.connections import complete_agent, complete_capability, connec
 from coditect.cli.terminal.failure import AMQP, REDIS, say_guesses
 from coditect.cli.terminal.options import ShownAnswer, presented
 from coditect.cli.terminal.output import FieldsView, Output, OutputOption, TableView, instant, megabytes, render, say
-from coditect.errors import missing_extra
+from coditect.errors import needing
 from coditect.model.duration import seconds
 from coditect.model.ids import AgentId
 from coditect.model.registration import AgentRecord, AgentStatus
@@ -127,10 +127,8 @@ def _run_commands(file: str | None, command: str | None, capability: str, enviro
 
 def _run_tools(name: str, target: str) -> int:
     """Run the agent that offers an MCP server's tools as capabilities, and return the exit code."""
-    try:
+    with needing("mcp"):
         from coditect.integrations.mcp.declaration import run_tools
-    except ImportError as error:
-        raise missing_extra("mcp") from error
     return run_tools(name, target, read_settings())
 
 
@@ -138,10 +136,8 @@ def _run_remote(name: str, url: str) -> int:
     """Run an agent that offers the skills of a remote agent (A2A protocol) as capabilities; return the exit code."""
     from coditect.agent import program
 
-    try:
+    with needing("a2a"):
         from coditect.integrations.a2a.remote import a2a_agent
-    except ImportError as error:
-        raise missing_extra("a2a") from error
     agent = run_loop(a2a_agent(name, url, settings=A2aSettings.read(read_variables())))
     return program.run_agent(agent, read_settings())
 
@@ -152,10 +148,8 @@ def _run_markdown(name: str, folder: Path) -> int:
     from coditect.cli.compose import RealConnections
     from coditect.integrations.markdown import markdown_agent, read_folder
 
-    try:
+    with needing("chat"):
         from coditect.chat.endpoint import open_chat
-    except ImportError as error:
-        raise missing_extra("chat") from error
     settings, chat = read_settings(), ChatSettings.read(read_variables())
     registry = RealConnections(settings).registry
     return program.run_agent(markdown_agent(name, read_folder(folder), lambda: open_chat(chat), registry), settings)

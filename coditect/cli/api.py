@@ -14,7 +14,7 @@ from coditect.aio.loop import run_loop
 from coditect.cli.terminal.failure import AMQP, REDIS, say_guesses
 from coditect.cli.terminal.options import ShownAnswer, presented
 from coditect.cli.terminal.output import TableView, say
-from coditect.errors import SetupError, missing_extra
+from coditect.errors import SetupError, needing
 from coditect.settings.settings import ApiSettings, HttpAgentSettings, Settings, read_settings, read_variables
 
 if TYPE_CHECKING:
@@ -50,10 +50,8 @@ def serve_api(
     """
     if context.invoked_subcommand is not None:
         return
-    try:
+    with needing("api"):
         from coditect.api.program import ApiProgram
-    except ImportError as error:
-        raise missing_extra("api") from error
 
     variables = read_variables()
     api, http_agents = ApiSettings.read(variables), HttpAgentSettings.read(variables)
@@ -109,10 +107,8 @@ def _key_file() -> KeyFile:
     Raises:
         SetupError: when it names none, or the API is not installed.
     """
-    try:
+    with needing("api"):
         from coditect.api.access import KeyFile
-    except ImportError as error:
-        raise missing_extra("api") from error
     path = ApiSettings.read(read_variables()).keys
     if path is None:
         raise SetupError("No file for API keys is named", fix="CODITECT_API_KEYS=/etc/coditect/api-keys")
@@ -130,10 +126,8 @@ def serve_mcp(
     \b
     Example: coditect api mcp --capability 'code.*'
     """
-    try:
+    with needing("mcp"):
         import mcp  # noqa: F401 - the SDK, an optional dependency
-    except ImportError as error:
-        raise missing_extra("mcp") from error
     say_guesses(AMQP, REDIS)
     run_loop(_serve(read_settings(), capability or ["*"]))
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from coditect.cli.connections import ask, complete_approval, connections, listed
-from coditect.cli.terminal.options import ByOption, LimitOption, ShownAnswer, checked, presented, user_name
+from coditect.cli.terminal.options import ByOption, LimitOption, ShownAnswer, checked, presented
 from coditect.cli.terminal.output import (
     Aside,
     FieldsView,
@@ -183,10 +183,7 @@ CommentOption = Annotated[str, typer.Option("--comment", help="Why; kept with th
 
 @app.command("list")
 @presented
-async def list_approvals(
-    context: typer.Context,
-    limit: LimitOption = 100,
-) -> ShownAnswer:
+async def list_approvals(context: typer.Context, limit: LimitOption = 100) -> ShownAnswer:
     """List the approvals of running workflows that have no answer yet, each with what it is about.
 
     \b
@@ -236,7 +233,7 @@ def get_approval(context: typer.Context, approval: ApprovalArgument, output: Out
 
 @app.command("grant")
 def grant_approval(
-    context: typer.Context, approval: ApprovalArgument, by: ByOption = None, comment: CommentOption = ""
+    context: typer.Context, approval: ApprovalArgument, by: ByOption = "", comment: CommentOption = ""
 ) -> None:
     """Grant an approval, so that its workflow goes on. Only the first answer to an approval counts.
 
@@ -248,7 +245,7 @@ def grant_approval(
 
 @app.command("deny")
 def deny_approval(
-    context: typer.Context, approval: ApprovalArgument, by: ByOption = None, comment: CommentOption = ""
+    context: typer.Context, approval: ApprovalArgument, by: ByOption = "", comment: CommentOption = ""
 ) -> None:
     """Deny an approval, so that its node ends as rejected. Only the first answer to an approval counts.
 
@@ -268,7 +265,7 @@ def _in_short(about: Mapping[str, Any]) -> str:
 
 def _answer(context: typer.Context, approval: str, *, granted: bool, by: str | None, comment: str) -> None:
     key = connections(context).environ.get("CODITECT_APPROVAL_KEY") or None
-    answer: dict[str, Any] = {"by": by or user_name(), "comment": comment, "key": key}
+    answer: dict[str, Any] = {"by": by, "comment": comment, "key": key}
     if granted:
         ask(context, lambda client: client.approvals.grant(approval, **answer))
     else:

@@ -62,29 +62,17 @@ class RealConnections:
     def broker(self) -> AbstractAsyncContextManager[PlannedBroker]:
         """Return RabbitMQ's adapter, not opened yet, which may declare exchanges and queues."""
         self._say_guesses(AMQP)
-        settings = self._settings
-        return AmqpBroker(
-            settings.amqp_url,
-            name="coditect cli",
-            quorum=settings.reply_queue == "quorum",
-        )
+        quorum = self._settings.reply_queue == "quorum"
+        return AmqpBroker(self._settings.amqp_url, name="coditect cli", quorum=quorum)
 
     async def bindings(self) -> frozenset[Binding] | None:
-        """Return the broker's bindings from its management API; None when the settings name no such API.
-
-        Raises:
-            ManagementUnavailable: when the management API does not answer.
-        """
+        """Return the broker's bindings from its management API; None when the settings name no such API."""
         if self._settings.management_url is None:
             return None
         return await Management(self._settings.management_url).bindings(vhost_of(self._settings.amqp_url))
 
     async def queue_rates(self) -> Mapping[str, QueueRates] | None:
-        """Return the message rates of queues, keyed by queue name; None when the settings name no management API.
-
-        Raises:
-            ManagementUnavailable: when the management API does not answer.
-        """
+        """Return the message rates of queues, keyed by queue name; None when the settings name no management API."""
         if self._settings.management_url is None:
             return None
         return await Management(self._settings.management_url).queue_rates(vhost_of(self._settings.amqp_url))

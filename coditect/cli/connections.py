@@ -60,59 +60,63 @@ Offer: TypeAlias = tuple[str, str]
 """A value, and what a shell shows beside it."""
 
 
-def complete_capability(context: typer.Context, incomplete: str) -> list[Offer]:
-    """Return living agents' capabilities that begin with the typed text, with descriptions; [] if Redis is silent."""
+def _completing(
+    offers: Callable[[Connections], Awaitable[Iterable[Offer]]],
+) -> Callable[[typer.Context, str], list[Offer]]:
+    """Return a function that offers a shell those values that begin with the typed text; [] if the fleet is silent."""
 
-    async def look(opened: Connections) -> Iterable[Offer]:
-        from coditect.operations.fleet import find_offers
-        from coditect.registry.port import Search
+    def complete(context: typer.Context, incomplete: str) -> list[Offer]:
+        async def in_time() -> Iterable[Offer]:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                return await offers(connections(context))
 
-        return [(offer.spec.name, offer.spec.description) for offer in await find_offers(opened, Search())]
+        with redirect_stderr(io.StringIO()):  # what a command says of addresses would land in the line that is typed
+            try:
+                return [offer for offer in run_loop(in_time()) if offer[0].startswith(incomplete)]
+            except (CoditectError, OSError, TimeoutError):
+                return []
 
-    return _offered(context, incomplete, look)
-
-
-def complete_agent(context: typer.Context, incomplete: str) -> list[Offer]:
-    """Return the ids of living agents that begin with the typed text, with their status; [] if Redis is silent."""
-
-    async def look(opened: Connections) -> Iterable[Offer]:
-        from coditect.operations.fleet import find_agents
-        from coditect.registry.port import Search
-
-        return [(record.agent_id, record.load.status.value) for record in await find_agents(opened, Search())]
-
-    return _offered(context, incomplete, look)
+    return complete
 
 
-def complete_workflow(context: typer.Context, incomplete: str) -> list[Offer]:
-    """Return those ids of the latest 100 workflows that begin with the typed text, each with its name and state."""
+@_completing
+async def complete_capability(opened: Connections) -> Iterable[Offer]:
+    """Return the capabilities of living agents, with their descriptions."""
+    from coditect.operations.fleet import find_offers
+    from coditect.registry.port import Search
 
-    async def look(opened: Connections) -> Iterable[Offer]:
-        return [(row.workflow, _about(row)) for row in await _workflows(opened)]
-
-    return _offered(context, incomplete, look)
-
-
-def complete_approval(context: typer.Context, incomplete: str) -> list[Offer]:
-    """Return ids of open approvals that begin with the typed text, each with its question."""
-
-    async def look(opened: Connections) -> Iterable[Offer]:
-        rows = await listed(opened, lambda client: client.approvals.list(limit=MOST))
-        return [(row.id, row.question) for row in rows]
-
-    return _offered(context, incomplete, look)
+    return [(offer.spec.name, offer.spec.description) for offer in await find_offers(opened, Search())]
 
 
-def complete_task(context: typer.Context, incomplete: str) -> list[Offer]:
-    """Return ids of durable tasks that begin with the typed text: of the latest 100 workflows, those of one node."""
+@_completing
+async def complete_agent(opened: Connections) -> Iterable[Offer]:
+    """Return the ids of living agents, with their status."""
+    from coditect.operations.fleet import find_agents
+    from coditect.registry.port import Search
 
-    async def look(opened: Connections) -> Iterable[Offer]:
-        from coditect.client.handle import DURABLE_NODE
+    return [(record.agent_id, record.load.status.value) for record in await find_agents(opened, Search())]
 
-        alone = [row for row in await _workflows(opened) if row.total == 1]  # as the workflow of a durable task is
-        return [(f"{row.workflow}:{DURABLE_NODE}", _about(row)) for row in alone]
 
-    return _offered(context, incomplete, look)
+@_completing
+async def complete_workflow(opened: Connections) -> Iterable[Offer]:
+    """Return the ids of the latest 100 workflows, each with its name and state."""
+    return [(row.workflow, _about(row)) for row in await _workflows(opened)]
+
+
+@_completing
+async def complete_approval(opened: Connections) -> Iterable[Offer]:
+    """Return the ids of open approvals, each with its question."""
+    rows = await listed(opened, lambda client: client.approvals.list(limit=MOST))
+    return [(row.id, row.question) for row in rows]
+
+
+@_completing
+async def complete_task(opened: Connections) -> Iterable[Offer]:
+    """Return the ids of durable tasks: of the latest 100 workflows, those of one node."""
+    from coditect.client.handle import DURABLE_NODE
+
+    alone = [row for row in await _workflows(opened) if row.total == 1]  # as the workflow of a durable task is
+    return [(f"{row.workflow}:{DURABLE_NODE}", _about(row)) for row in alone]
 
 
 async def _workflows(opened: Connections) -> list[WorkflowRow]:
@@ -121,17 +125,3 @@ async def _workflows(opened: Connections) -> list[WorkflowRow]:
 
 def _about(row: WorkflowRow) -> str:
     return f"{row.name}, {row.state.value}"
-
-
-def _offered(
-    context: typer.Context, incomplete: str, look: Callable[[Connections], Awaitable[Iterable[Offer]]]
-) -> list[Offer]:
-    async def in_time() -> Iterable[Offer]:
-        async with asyncio.timeout(ANSWER_SECONDS):
-            return await look(connections(context))
-
-    with redirect_stderr(io.StringIO()):  # what a command says of addresses would land in the line that is typed
-        try:
-            return [offer for offer in run_loop(in_time()) if offer[0].startswith(incomplete)]
-        except (CoditectError, OSError, TimeoutError):
-            return []

@@ -82,9 +82,8 @@ def doctor_command(
 
 def _check(context: typer.Context, output: Output) -> None:
     checks = _check_all(context)
-    document = [{"name": check.name, "ok": check.ok, "detail": check.detail, "fix": check.fix} for check in checks]
     table = TableView(("check", "ok", "found"), [(check.name, check.ok, check.detail) for check in checks])
-    render(output, document, table, *(Aside(f"{check.name}: {check.fix}") for check in checks if check.fix))
+    render(output, checks, table, *(Aside(f"{check.name}: {check.fix}") for check in checks if check.fix))
     if not all(check.ok for check in checks):
         raise typer.Exit(1)
 

@@ -12,7 +12,7 @@ from coditect.aio.clock import SystemClock
 from coditect.aio.launch import tell_ready
 from coditect.aio.loop import run_loop
 from coditect.cli.connections import ask, connections, listed
-from coditect.cli.terminal.options import ByOption, ShownAnswer, presented, read_body, takes, user_name
+from coditect.cli.terminal.options import ByOption, ShownAnswer, presented, read_body, takes
 from coditect.cli.terminal.output import (
     FieldsView,
     Output,
@@ -26,7 +26,7 @@ from coditect.cli.terminal.output import (
 )
 from coditect.client.client import Client
 from coditect.client.webhooks import Webhook, WebhookOptions, check_key, check_url
-from coditect.errors import InvalidTask, missing_extra
+from coditect.errors import InvalidTask, needing
 from coditect.integrations.http.addresses import webhook_hosts
 from coditect.model.message import Event
 from coditect.operations.connections import Connections
@@ -61,7 +61,7 @@ def emit_event(
     type_: Annotated[str, typer.Argument(metavar="TYPE", help="Words with dots, such as repo.pushed.")],
     data: Annotated[str, typer.Argument(help="A JSON object; @FILE, or - for stdin.")] = "{}",
     subject: Annotated[str, typer.Option(help="What it is about, such as the id of a task.")] = "",
-    by: ByOption = None,
+    by: ByOption = "",
 ) -> None:
     """Publish an event to all listeners, triggers and webhooks, at most once.
 
@@ -71,7 +71,7 @@ def emit_event(
     document = loads(read_body(data))
     if not isinstance(document, dict):
         raise InvalidTask("The data of an event are a JSON object", fix="""write '{"branch": "main"}'""")
-    typer.echo(run_loop(_emit(connections(context), type_, document, subject, by or user_name())))
+    typer.echo(run_loop(_emit(connections(context), type_, document, subject, by)))
 
 
 async def _emit(opened: Connections, type_: str, data: dict[str, Any], subject: str, by: str) -> str:
@@ -205,10 +205,8 @@ def delete_webhook(context: typer.Context, name: NameArgument) -> None:
 
 
 async def _test(opened: Connections, name: str, settings: ApiSettings) -> dict[str, object]:
-    try:
+    with needing("api"):
         from coditect.api.webhooks import webhook_sender
-    except ImportError as error:
-        raise missing_extra("api") from error
 
     async with opened.fleet() as client:
         webhook = await client.webhooks.get(name)

@@ -8,16 +8,7 @@ from typing import Annotated, Any, Unpack
 import typer
 
 from coditect.cli.connections import ask, complete_agent, connections, listed
-from coditect.cli.terminal.options import (
-    ByOption,
-    LimitOption,
-    ShownAnswer,
-    WatchOption,
-    present,
-    presented,
-    takes,
-    user_name,
-)
+from coditect.cli.terminal.options import ByOption, LimitOption, ShownAnswer, WatchOption, present, presented, takes
 from coditect.cli.terminal.output import FieldsView, Output, OutputOption, TableView, instant, render, say
 from coditect.client.coordination import BreakerListing, LockRow
 from coditect.collaboration.locks import GrantedLockOptions
@@ -60,7 +51,7 @@ def list_locks(
 def acquire_lock(
     context: typer.Context,
     resources: Annotated[list[str], typer.Argument(metavar="RESOURCE...", help="What is locked, in one step.")],
-    by: ByOption = None,
+    by: ByOption = "",
     output: OutputOption = Output.TABLE,
     **options: Unpack[GrantedLockOptions],
 ) -> None:
@@ -71,8 +62,7 @@ def acquire_lock(
     \b
     Example: coditect lock acquire site:shop --reason "release 17" --ttl 10m
     """
-    who = by or user_name()
-    grant = ask(context, lambda client: client.locks.acquire(*resources, by=who, **options))
+    grant = ask(context, lambda client: client.locks.acquire(*resources, by=by, **options))
     render(output, grant, FieldsView({"ticket": grant.ticket, "fence": str(grant.fence)}))
 
 

@@ -201,10 +201,7 @@ def create_trigger(
 
 @trigger_app.command("list")
 @presented
-async def list_triggers(
-    context: typer.Context,
-    limit: LimitOption = 100,
-) -> ShownAnswer:
+async def list_triggers(context: typer.Context, limit: LimitOption = 100) -> ShownAnswer:
     """List the triggers with what came of their events.
 
     \b

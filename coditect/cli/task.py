@@ -32,7 +32,6 @@ from coditect.cli.terminal.options import (
     presented,
     read_body,
     takes,
-    user_name,
 )
 from coditect.cli.terminal.output import FieldsView, Output, OutputOption, TableView, instant, render, say, write_json
 from coditect.cli.terminal.progress import shown_events
@@ -387,7 +386,7 @@ async def get_handoff(context: typer.Context, handoff: HandoffArgument) -> Shown
 def withdraw_handoff(
     context: typer.Context,
     handoff: HandoffArgument,
-    by: ByOption = None,
+    by: ByOption = "",
     reason: Annotated[str, typer.Option(help="Why; the owner of the task is told.")] = "",
 ) -> None:
     """End an open handoff, so that the task stays with the agent that has it.
@@ -395,8 +394,7 @@ def withdraw_handoff(
     \b
     Example: coditect task handoff withdraw 01890a5d-ac96-774b-bcce-b302099a8057:review.1 --reason "let it finish"
     """
-    who = by or user_name()
-    row = ask(context, lambda client: client.handoffs.withdraw(handoff, by=who, reason=reason))
+    row = ask(context, lambda client: client.handoffs.withdraw(handoff, by=by, reason=reason))
     if row.state is HandoffState.WITHDRAWN:
         say(f"{row.handoff} is withdrawn; the task stays with {row.owner}.")
     else:

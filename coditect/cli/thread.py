@@ -7,7 +7,7 @@ from typing import Annotated, Unpack
 import typer
 
 from coditect.cli.connections import ask, complete_workflow, connections, listed
-from coditect.cli.terminal.options import ByOption, LimitOption, ShownAnswer, presented, read_body, takes, user_name
+from coditect.cli.terminal.options import ByOption, LimitOption, ShownAnswer, presented, read_body, takes
 from coditect.cli.terminal.output import FieldsView, Output, OutputOption, TableView, instant, render, say
 from coditect.client.client import Client
 from coditect.collaboration.threads import ThreadOptions, ThreadRow
@@ -80,7 +80,7 @@ async def get_thread(
 def open_thread(
     context: typer.Context,
     participants: Annotated[list[str], typer.Argument(metavar="PARTICIPANT...", help="Agents, capabilities, people.")],
-    by: ByOption = None,
+    by: ByOption = "",
     output: OutputOption = Output.TABLE,
     **options: Unpack[ThreadOptions],
 ) -> None:
@@ -91,7 +91,7 @@ def open_thread(
     """
 
     async def begin(client: Client) -> ThreadRow:
-        return await (await client.threads.open(*participants, by=by or user_name(), **options)).show()
+        return await (await client.threads.open(*participants, by=by, **options)).show()
 
     row = ask(context, begin)
     render(output, row, _thread_facts(row))
@@ -102,7 +102,7 @@ def say_in_thread(
     context: typer.Context,
     thread: ThreadArgument,
     text: Annotated[str, typer.Argument(metavar="TEXT", help="What to say; JSON with --json; @FILE or - with --json.")],
-    by: ByOption = None,
+    by: ByOption = "",
     to: Annotated[list[str] | None, typer.Option(help="Only to this participant; may be repeated.")] = None,
     answers: Annotated[int | None, typer.Option(min=1, help="Answer the message of this number.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The text is JSON.")] = False,
@@ -118,15 +118,14 @@ def say_in_thread(
         raise InvalidTask("A message has a text", fix="write it in quotes; a file, or stdin, is JSON: --json")
     else:
         value = text
-    who = by or user_name()
 
     async def tell(client: Client) -> int:
-        found = client.threads.get(thread, by=who)
+        found = client.threads.get(thread, by=by)
         if answers is None:
             return await found.say(value, to=to or [])
         return await found.answer(await found.message(answers), value)
 
-    say(f"Message {ask(context, tell)} of {thread} by {who}.")
+    say(f"Message {ask(context, tell)} of {thread} by {by}.")
 
 
 @app.command("close")

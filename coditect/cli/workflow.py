@@ -17,16 +17,7 @@ import typer
 from coditect.aio.loop import run_loop
 from coditect.cli.connections import ask, complete_workflow, connections, listed
 from coditect.cli.start import FileArgument, LabelOption, app, load_file
-from coditect.cli.terminal.options import (
-    ByOption,
-    LimitOption,
-    ShownAnswer,
-    labels_of,
-    only_with,
-    presented,
-    read_body,
-    user_name,
-)
+from coditect.cli.terminal.options import ByOption, LimitOption, ShownAnswer, labels_of, only_with, presented, read_body
 from coditect.cli.terminal.output import (
     Aside,
     FieldsView,
@@ -300,7 +291,7 @@ def restore_workflow(
     checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="As `workflow get --checkpoints` names it.")],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask about what cannot be undone.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be discarded.")] = False,
-    by: ByOption = None,
+    by: ByOption = "",
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Bring a workflow back to a checkpoint: what came later is undone where declared, and runs again.
@@ -319,9 +310,8 @@ def restore_workflow(
         return
     if plan.lasting:
         agree(f"What {len(plan.lasting)} of these nodes did cannot be undone. Restore all the same?", yes=yes)
-    who = by or user_name()
-    ask(context, lambda client: client.workflows.get(run).restore(plan, by=who))
-    say(f"{run}: the restore to {checkpoint} was accepted, by {who}.")
+    ask(context, lambda client: client.workflows.get(run).restore(plan, by=by))
+    say(f"{run}: the restore to {checkpoint} was accepted, by {by}.")
 
 
 def _steer(context: typer.Context, run: str, verb: str, steer: Callable[[WorkflowRun], Awaitable[None]]) -> None:

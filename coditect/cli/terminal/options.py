@@ -31,9 +31,6 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 
-ByOption = Annotated[str | None, typer.Option("--by", help="Who says so. Default: the user of this machine.")]
-
-
 LimitOption = Annotated[int, typer.Option("--limit", min=1, max=100_000, help="Most rows to list.")]
 
 
@@ -55,12 +52,17 @@ def only_with(context: typer.Context, partners: Collection[str], *options: str) 
             raise typer.BadParameter(f"{flags[name]} does something with {others} only")
 
 
-def user_name() -> str:
-    """Return the name of the user of this machine; `unknown` when the user has none."""
+def _acting_name(named: str) -> str:
+    """Return the name that `--by` gives, by default that of the user of this machine; `unknown` if it has none."""
     try:
-        return getuser()
+        return named or getuser()
     except (OSError, KeyError):  # a container's user may have no name
         return "unknown"
+
+
+ByOption = Annotated[
+    str, typer.Option("--by", callback=_acting_name, help="Who says so. Default: the user of this machine.")
+]
 
 
 def read_body(argument: str, *, binary: bool = False) -> bytes:

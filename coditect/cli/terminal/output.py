@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from coditect.errors import missing_extra
+from coditect.errors import needing
 from coditect.settings.addresses import printable
 
 if TYPE_CHECKING:
@@ -193,10 +193,8 @@ def write_yaml(value: object, *, start: str = "") -> None:
     Raises:
         SetupError: when the extra `workflow`, which has PyYAML, is not installed.
     """
-    try:
+    with needing("workflow"):
         import yaml
-    except ModuleNotFoundError as missing:
-        raise missing_extra("workflow") from missing
     dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
     plain = json.loads(_document(value, unwritable="replace"))
     text = yaml.dump(plain, Dumper=dumper, sort_keys=False, allow_unicode=True, width=110)
