@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from uuid import uuid4
 
 import psutil
 
@@ -25,7 +24,7 @@ from coditect.local.servers import (
     rabbitmq_children,
     redis_child,
 )
-from coditect.local.supervisor import Child, guarded
+from coditect.local.supervisor import Child
 from tests.support import eventually
 
 NODES = ("one", "two", "three")
@@ -47,10 +46,8 @@ cluster_formation.peer_discovery_backend = rabbit_peer_discovery_classic_config
 class Cluster(PrivateProcesses):
     """The nodes by name, with the port mapper that they share, and a Redis."""
 
-    def __init__(
-        self, children: Sequence[Child], *, addresses: Mapping[str, Addresses], marker: str, folder: Path
-    ) -> None:
-        super().__init__(children, marker=marker, folder=folder)
+    def __init__(self, children: Sequence[Child], *, addresses: Mapping[str, Addresses], folder: Path) -> None:
+        super().__init__(children, folder=folder)
         self._addresses = addresses
         self.redis_url = addresses[NODES[0]].redis_url
 
@@ -128,18 +125,13 @@ async def running_cluster(folder: Path) -> AsyncIterator[Cluster]:
         name: Addresses(ServerPorts(ports[2 * at], ports[2 * at + 1], epmd, redis), password, cookie)
         for at, name in enumerate(NODES)
     }
-    binaries, marker = find_binaries(os.environ), uuid4().hex
+    binaries = find_binaries(os.environ)
     children = [redis_child(binaries, addresses[NODES[0]], folder=folder / "redis", environ=os.environ)]
     for at, name in enumerate(NODES):
         mapper, node = _node(binaries, addresses[name], name, folder / name)
         children += [mapper, node] if at == 0 else [node]
-    cluster = Cluster(children, addresses=addresses, marker=marker, folder=folder)
-    with guarded(marker):
-        try:
-            await cluster.start()
-            yield cluster
-        finally:
-            await cluster.stop()
+    async with Cluster(children, addresses=addresses, folder=folder).running() as cluster:
+        yield cluster
 
 
 def _node(binaries: Binaries, addresses: Addresses, name: str, folder: Path) -> tuple[Child, Child]:
