@@ -62,10 +62,6 @@ class SharedConnections:
         """Return a context manager that yields the registry of HTTP agents, and leaves it open."""
         return nullcontext(self._http_agents)
 
-    def client(self) -> AbstractAsyncContextManager[Client]:
-        """Return a context manager that yields the client, and leaves it open."""
-        return nullcontext(self._client)
-
     def fleet(self) -> AbstractAsyncContextManager[Client]:
         """Return a context manager that yields the client, and leaves it open."""
         return nullcontext(self._client)

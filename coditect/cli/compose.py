@@ -86,10 +86,6 @@ class RealConnections:
         """Return the registry of HTTP agents in Redis, not opened yet."""
         return RedisRegistry(self._settings.redis_url, prefix=HTTP_PREFIX)
 
-    def client(self) -> AbstractAsyncContextManager[Client]:
-        """Return a new public client, not opened yet, with settings from the environment, as `fleet` does."""
-        return self.fleet()
-
     def fleet(self) -> AbstractAsyncContextManager[Client]:
         """Return a new public client, not opened yet, with settings from the environment."""
         self._say_guesses(AMQP, REDIS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import asdict
-from typing import Annotated, Any, Unpack
+from typing import Annotated, Unpack
 
 import typer
 
@@ -71,17 +71,12 @@ def emit_event(
     document = loads(read_body(data))
     if not isinstance(document, dict):
         raise InvalidTask("The data of an event are a JSON object", fix="""write '{"branch": "main"}'""")
-    typer.echo(run_loop(_emit(connections(context), type_, document, subject, by)))
-
-
-async def _emit(opened: Connections, type_: str, data: dict[str, Any], subject: str, by: str) -> str:
-    async with opened.client() as client:
-        return await client.emit_data(type_, data, subject=subject, by=by)
+    typer.echo(ask(context, lambda client: client.emit_data(type_, document, subject=subject, by=by)))
 
 
 async def _tail(opened: Connections, pattern: str, count: int | None, output: Output) -> None:
     seen = 0
-    async with opened.client() as client, client.events(pattern) as events:
+    async with opened.fleet() as client, client.events(pattern) as events:
         tell_ready()
         async for event in events:
             _write(event, output)

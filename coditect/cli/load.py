@@ -93,7 +93,7 @@ def default_log(environ: Mapping[str, str], folder: Path) -> Path:
 async def _run(opened: Connections, load: LoadPlan, counts: LoadCounts, utilisation: Utilisation) -> None:
     see = f"coditect capability get {load.capability} --why-not; coditect agent list"
     async with (
-        opened.client() as client,
+        opened.fleet() as client,
         opened.registry() as registry,
         _beside(utilisation.watch(registry, load.capability, lambda: counts.in_flight)),
         _beside(_bar(load, counts) if sys.stderr.isatty() else _lines(load, counts)),

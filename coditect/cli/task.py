@@ -242,7 +242,7 @@ async def _submit(
 
     Of a streamed result, the wait bounds the wait for each part.
     """
-    async with opened.client() as client, AsyncExitStack() as stack:
+    async with opened.fleet() as client, AsyncExitStack() as stack:
         task_id = TaskId(SystemClock().new_id())  # known before, so that its first event is heard, too
         events = None if wait is None else await stack.enter_async_context(client.events("task.*", of=task_id))
         handle = await client.submit(capability, body, options=options, task_id=task_id)

@@ -49,12 +49,9 @@ class Connections(Protocol):
     def http_agents(self) -> AbstractAsyncContextManager[Registry]:
         """Return the registry of all agents called over HTTP, as an async context manager that connects on entry."""
 
-    def client(self) -> AbstractAsyncContextManager[Client]:
-        """Return a client for direct tasks and events, as an async context manager that connects on entry.
+    def fleet(self) -> AbstractAsyncContextManager[Client]:
+        """Return a client, as an async context manager that connects on entry.
 
         Raises:
             BrokerUnavailable: on entry, when the broker does not answer.
         """
-
-    def fleet(self) -> AbstractAsyncContextManager[Client]:
-        """Return a client for durable tasks and workflows, as an async context manager that connects on entry."""

@@ -143,7 +143,7 @@ async def cancel_task(opened: Connections, task_id: str) -> CancelReport:
     """
     durable = is_durable(task_id)
     seen = None if durable else await find_task(opened, task_id)
-    async with opened.client() as client:
+    async with opened.fleet() as client:
         await client.tasks.cancel(task_id)
     if seen is None or (seen.best is not None and seen.best.place in _CANCELABLE):
         return CancelReport(durable, None)

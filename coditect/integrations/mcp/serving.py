@@ -318,7 +318,7 @@ class FleetTools:
 
     async def _run(self, tool: CapabilityTool, arguments: Mapping[str, Any], progress: Progress) -> CallToolResult:
         task_id = TaskId(SystemClock().new_id())  # known before, so that its first event is heard, too
-        async with self._opened.client() as client, _told(client, task_id, progress):
+        async with self._opened.fleet() as client, _told(client, task_id, progress):
             handle = await client.submit(tool.spec.name, input_of(tool.spec, arguments), task_id=task_id)
             try:
                 return tool.answer(await handle.result(timeout=f"{LONGEST_DIRECT_SECONDS:.0f}s"))

@@ -56,7 +56,7 @@ async def look(opened: Connections, service: Service) -> str:
         UnknownCapability: when no agent watches services.
         TaskRejected, TaskFailed: when the agent refuses the service's fields, or there is no such service.
     """
-    async with opened.client() as client:
+    async with opened.fleet() as client:
         handle = await client.submit(LOOK, {"service": service})
         outcome = await handle.outcome(timeout=_LOOK_WITHIN)
     if outcome.failure is not None:

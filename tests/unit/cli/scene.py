@@ -9,7 +9,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, cast
 
 from typer.main import get_command
 from typer.testing import CliRunner
@@ -21,6 +21,7 @@ from coditect.broker.topology import Binding, Exchange, Queue, Topology, agent_q
 from coditect.broker.topology_diff import PlannedBroker
 from coditect.cli.main import app
 from coditect.client.client import Client
+from coditect.client.handle import Handle
 from coditect.client.options import Options
 from coditect.errors import CoditectError, ResultTimeout
 from coditect.model.capability import CapabilitySpec, Priority
@@ -123,14 +124,18 @@ class ScriptedTasks:
     """What a client's `tasks` were asked to cancel."""
 
     canceled: list[str]
+    real: Client
 
     async def cancel(self, task_id: str) -> None:
         self.canceled.append(task_id)
 
+    def get(self, task_id: str) -> Handle:
+        return self.real.tasks.get(task_id)
+
 
 @dataclass(slots=True)
 class ScriptedClient:
-    """Stands in for the client: `end` says how each task ends."""
+    """Stands in for the client with direct tasks and events: `end` says how each task ends."""
 
     end: Callable[[str], Outcome | CoditectError | None]
     happenings: list[Event] = field(default_factory=list)
@@ -140,16 +145,15 @@ class ScriptedClient:
     parts: list[object] = field(default_factory=list)
     handles: list[ScriptedHandle] = field(default_factory=list)
     emitted: list[tuple[object, ...]] = field(default_factory=list)
+    real: Client = field(init=False)
+    """The client that does everything else."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.real, name)
 
     async def emit_data(self, type_: str, data: Mapping[str, Any], *, subject: str, by: str) -> str:
         self.emitted.append((type_, data, subject, by))
         return "event-1"
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *ending: object) -> None:
-        return None
 
     async def submit(
         self,
@@ -159,7 +163,10 @@ class ScriptedClient:
         options: Options | None = None,
         priority: Priority = Priority.P1,
         task_id: TaskId | None = None,
-    ) -> ScriptedHandle:
+        durable: bool = False,
+    ) -> ScriptedHandle | Handle:
+        if durable:
+            return await self.real.submit(capability, value, options=options, durable=True)
         if self.refusal is not None:
             raise self.refusal
         self.orders.append(Ordered(capability, value, options or Options(priority=priority)))
@@ -170,7 +177,7 @@ class ScriptedClient:
 
     @property
     def tasks(self) -> ScriptedTasks:
-        return ScriptedTasks(self.canceled)
+        return ScriptedTasks(self.canceled, self.real)
 
     @asynccontextmanager
     async def events(self, pattern: str, *, of: str | None = None) -> AsyncIterator[AsyncIterator[Event]]:
@@ -212,9 +219,6 @@ class MemoryConnections:
     def http_agents(self) -> AbstractAsyncContextManager[Registry]:
         return self.bridged
 
-    def client(self) -> ScriptedClient:
-        return self.scripted
-
     @asynccontextmanager
     async def fleet(self) -> AsyncIterator[Client]:
         async with (
@@ -223,7 +227,8 @@ class MemoryConnections:
             MemoryBroker(self.server, name="cli") as own,
             Client(own, self.directory) as client,
         ):
-            yield client
+            self.scripted.real = client
+            yield cast(Client, self.scripted)
 
 
 class Served(MemoryConnections):

@@ -115,7 +115,7 @@ def test_a_command_says_once_that_it_guesses_the_address(
     guessed = capsys.readouterr()
     monkeypatch.setenv("CODITECT_AMQP_URL", "amqp://me:secret@there/")
     half = RealConnections(read_settings())
-    half.client()
+    half.fleet()
     half_told = capsys.readouterr().err
 
     assert guessed.out == ""
