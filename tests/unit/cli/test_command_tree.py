@@ -190,7 +190,7 @@ def test_programs_of_a_plan_have_names_of_their_own(tmp_path: Path) -> None:
 
 async def test_programs_of_one_file_have_ready_files_of_their_own(tmp_path: Path) -> None:
     servers = {"CODITECT_AMQP_URL": "amqp://there/", "CODITECT_REDIS_URL": "redis://there/0"}
-    fleet = local._fleet_programs(["one.py:a", "one.py:b"], tmp_path)
+    fleet = local.programs_of(local.fleet(["one.py:a", "one.py:b"], tmp_path))
 
     a, b = process_plan(local.plan_of(tuple(fleet), tmp_path, servers), environ={}).children
 
