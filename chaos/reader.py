@@ -9,10 +9,10 @@ from chaos.audit import Ledger, audit, read_ledger
 from chaos.history import HistoryEntry, Note, Type
 from chaos.load.work import WorkEffects
 from coditect.wire.json import loads
-from dispatcher.coordination.thread_rows import KeptMessage, Member
+from dispatcher.coordination import threads
 from dispatcher.ledger import values, versions
 from dispatcher.ledger.audit.trail import AuditEntry
-from dispatcher.ledger.keyspace import AUDIT, RESTORES, THREAD_MEMBERS, THREAD_MESSAGES
+from dispatcher.ledger.keyspace import AUDIT, RESTORES, THREAD_MESSAGES
 from dispatcher.ledger.nodes.inputs import RESULT
 from dispatcher.ledger.rows import NodeRecord
 from dispatcher.ledger.workflows import queries
@@ -55,13 +55,10 @@ def _threads(tr: Reads) -> list[tuple[str, str, dict[str, object]]]:
     told: list[tuple[str, str, dict[str, object]]] = []
     for key, row in tr.get_range(*THREAD_MESSAGES.range()):
         thread, number = THREAD_MESSAGES.unpack(key)
-        text = KeptMessage(*versions.THREAD_MESSAGE.unpack(row)).value
+        text = threads.messages(thread).unpack((key, row)).value
         told.append(("message", thread, {"number": number, "text": text}))
-    for key, row in tr.get_range(*THREAD_MEMBERS.range()):
-        thread, participant = THREAD_MEMBERS.unpack(key)
-        told.append(
-            ("receipt", f"{thread}/{participant}", {"number": Member(*versions.THREAD_MEMBER.unpack(row)).read})
-        )
+    for member in threads.MEMBERS.every(tr):
+        told.append(("receipt", f"{member.thread}/{member.participant}", {"number": member.read}))
     return told
 
 

@@ -431,7 +431,7 @@ ALL = (
     Mutant(
         "message_said_twice",
         _THREADS,
-        "    known = thread_rows.said(unit.tr, thread.id, name)\n",
+        "    known = unit.tr.get(THREAD_SENT.pack((thread.thread, name)))\n",
         "    known = None\n",
         "a message of which the answer was lost is in its thread twice",
         "threads kept",

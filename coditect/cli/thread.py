@@ -10,8 +10,9 @@ from coditect.cli.connections import ask, complete_workflow, connections, listed
 from coditect.cli.terminal.options import ByOption, LimitOption, ShownAnswer, presented, read_body, takes
 from coditect.cli.terminal.output import FieldsView, Output, OutputOption, TableView, instant, render, say
 from coditect.client.client import Client
-from coditect.collaboration.threads import ThreadOptions, ThreadRow
+from coditect.collaboration.threads import ThreadOptions
 from coditect.errors import InvalidTask
+from coditect.model.thread import ThreadRow
 from coditect.operations.coordination import threads
 from coditect.operations.coordination.threads import ShownThread
 from coditect.wire.json import dumps, loads

@@ -12,7 +12,7 @@ from coditect.aio.supervisor import Supervisor
 from coditect.codec import encode_any
 from coditect.collaboration.handoffs import HandoffRow
 from coditect.collaboration.locks import MAX_RESOURCE_BYTES, GrantedLockOptions, Locking, LockRequests
-from coditect.collaboration.threads import NewId, Thread, ThreadOptions, ThreadRequests, ThreadRow
+from coditect.collaboration.threads import NewId, Thread, ThreadOptions, ThreadRequests
 from coditect.errors import InputError, InvalidTask, LockLost, NotFound
 from coditect.messaging.control_plane import ControlPlane, pages
 from coditect.messaging.event_stream import EventStreams
@@ -23,6 +23,7 @@ from coditect.model.ids import name_in
 from coditect.model.limits import Breaker, BreakerState
 from coditect.model.option import read_options
 from coditect.model.row import Row
+from coditect.model.thread import ThreadRow
 from coditect.wire.control import Verb
 from coditect.wire.json import loads
 

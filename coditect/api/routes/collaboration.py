@@ -27,8 +27,9 @@ from coditect.api.routes.parameters import (
 )
 from coditect.api.services import ApiServices, Fleet, GuardedRouter, Services
 from coditect.collaboration.handoffs import HandoffRow, HandoffState
-from coditect.collaboration.threads import ThreadMessage, ThreadOptions, ThreadRow
+from coditect.collaboration.threads import ThreadOptions
 from coditect.errors import NotFound
+from coditect.model.thread import ThreadMessage, ThreadRow
 from coditect.operations.coordination import handoffs, threads
 
 PREFIX = "/api/v1/collaboration"

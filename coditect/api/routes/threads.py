@@ -12,8 +12,9 @@ from pydantic import ConfigDict, Field, with_config
 from coditect.api.routes.parameters import BY, ApiRequest, ChangeReason, Limit, Span, Who, acting_name
 from coditect.api.services import Fleet, GuardedRouter, Services
 from coditect.collaboration.handoffs import HandoffRow
-from coditect.collaboration.threads import ThreadOptions, ThreadRow
+from coditect.collaboration.threads import ThreadOptions
 from coditect.model.lesson import Lesson
+from coditect.model.thread import ThreadRow
 from coditect.operations.coordination import handoffs, threads
 from coditect.operations.coordination.threads import ShownThread
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from coditect.collaboration.threads import ThreadMessage, ThreadRow
+from coditect.model.thread import ThreadMessage, ThreadRow
 from coditect.operations.connections import Connections
 
 
