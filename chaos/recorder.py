@@ -97,7 +97,7 @@ class Rows:
             _, by, checkpoint = versions.RESTORE.unpack(value)
             self._restores[workflow] = {"number": number, "by": by, "checkpoint": checkpoint}
         elif LOCKS.contains(key):
-            ticket = lock_rows.unpack(str(LOCKS.unpack(key)[0]), value)
+            ticket = lock_rows.TICKETS.unpack((key, value))
             self._tickets[ticket.id] = {"ticket": ticket.id, "place": ticket.number, "agent": ticket.agent}
 
     def told(self, version: int) -> list[Row]:

@@ -10,17 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 from coditect.model.limits import LONGEST_RESET_SECONDS, MAX_BREAKER_NAME_BYTES, BreakerState
 from coditect.wire import control_messages, routing
 from coditect.wire.control import Verb
-from dispatcher.ledger import versions
+from dispatcher.coordination.table import Table
+from dispatcher.ledger import keyspace, versions
 from dispatcher.ledger.effects import OutgoingMessage
 from dispatcher.ledger.handlers.requests import Query, ShardChange
-from dispatcher.ledger.keyspace import BREAKERS
 from dispatcher.ledger.unit_of_work import UnitOfWork
-from dispatcher.ledger.workflows.queries import Body, page_of
+from dispatcher.ledger.workflows.queries import Body
 from dispatcher.ledger.workflows.submit import number, text
 from dispatcher.store.transaction import Reads
 
@@ -31,8 +31,9 @@ DEFAULT_RESET_MS = 30_000
 
 @dataclass(slots=True)
 class BreakerRow:
-    """The row of a fleet-wide circuit breaker in the store; the row's key has the breaker's name."""
+    """The row of a fleet-wide circuit breaker in the store; a breaker without a row is closed."""
 
+    name: str
     open: bool = False
     version: int = 0
     opened: int = 0
@@ -46,100 +47,88 @@ class BreakerRow:
     by: str = ""
     since_ms: int = 0
 
-    def pack(self) -> bytes:
-        """Encode the row for the store."""
-        head = [self.open, self.version, self.opened, self.permit, self.due_ms]
-        return versions.BREAKER_ROW.pack([*head, self.reset_ms, self.reason, self.by, self.since_ms])
-
-    @classmethod
-    def unpack(cls, row: bytes | None) -> Self:
-        """Decode a row of the store; a breaker without a row is closed."""
-        return cls() if row is None else cls(*versions.BREAKER_ROW.unpack(row))
-
-    def state(self, name: str, now_ms: int) -> BreakerState:
+    def state(self, now_ms: int) -> BreakerState:
         """Return the breaker's state in the form that messages carry, without a permit for a probe call."""
         wait = None if self.due_ms is None else max(0, self.due_ms - now_ms)
-        return BreakerState(name, self.open, self.version, wait, self.reason, self.by, self.since_ms)
+        return BreakerState(self.name, self.open, self.version, wait, self.reason, self.by, self.since_ms)
 
-    def listed(self, name: str) -> BreakerState:
-        """Return the state as a query shows it, which knows no clock: the next probe is due within an interval."""
-        return self.state(name, (self.due_ms or 0) - self.reset_ms)
+
+BREAKERS = Table(keyspace.BREAKERS, versions.BREAKER_ROW, BreakerRow)
 
 
 def trip(unit: UnitOfWork, body: Body) -> dict[str, Any]:
     """Open a breaker that an agent or client reports as tripped, and return its state; an open one stays as it is."""
-    name, row = _read(unit, body)
+    row = _read(unit, body)
     if not row.open:
         row.reset_ms = min(number(body, "reset_ms", DEFAULT_RESET_MS), round(1000 * LONGEST_RESET_SECONDS))
         _open(unit, row, body, due_ms=unit.now_ms + row.reset_ms)
-        _write(unit, name, row)
-    return row.state(name, unit.now_ms).as_json()
+        _write(unit, row)
+    return row.state(unit.now_ms).as_json()
 
 
 def permit(unit: UnitOfWork, body: Body) -> dict[str, Any]:
     """Permit the asking process a probe of an open breaker, one an interval at most; return state and any permit."""
-    name, row = _read(unit, body)
-    state = row.state(name, unit.now_ms).as_json()
+    row = _read(unit, body)
+    state = row.state(unit.now_ms).as_json()
     if not row.open or row.due_ms is None or row.due_ms > unit.now_ms:
         return state
     row.due_ms = unit.now_ms + row.reset_ms
     row.permit = _advance(unit, row)
-    _write(unit, name, row)
-    return row.state(name, unit.now_ms).as_json() | {"permit": row.permit}
+    _write(unit, row)
+    return row.state(unit.now_ms).as_json() | {"permit": row.permit}
 
 
 def decide(unit: UnitOfWork, body: Body) -> dict[str, Any]:
     """Close a breaker if a permitted probe call succeeded; if the last permitted one failed, wait another interval."""
-    name, row = _read(unit, body)
+    row = _read(unit, body)
     permitted, succeeded = number(body, "permit", 0), body.get("succeeded") is True
     if not row.open or row.due_ms is None or permitted <= row.opened:
-        return row.state(name, unit.now_ms).as_json()
+        return row.state(unit.now_ms).as_json()
     if succeeded:
         _close(unit, row, body)
-        _write(unit, name, row)
+        _write(unit, row)
     elif permitted == row.permit:
         row.due_ms = unit.now_ms + row.reset_ms
         _advance(unit, row)
-        _write(unit, name, row)
-    return row.state(name, unit.now_ms).as_json()
+        _write(unit, row)
+    return row.state(unit.now_ms).as_json()
 
 
 def hold(unit: UnitOfWork, body: Body) -> dict[str, Any]:
     """Open a breaker by an operator's order, without probes until `reset`."""
-    name, row = _read(unit, body)
+    row = _read(unit, body)
     _open(unit, row, body, due_ms=None)
-    _write(unit, name, row)
-    return row.state(name, unit.now_ms).as_json()
+    _write(unit, row)
+    return row.state(unit.now_ms).as_json()
 
 
 def reset(unit: UnitOfWork, body: Body) -> dict[str, Any]:
     """Close a breaker by an operator's order, also in agents that opened it themselves without the control plane."""
-    name, row = _read(unit, body)
+    row = _read(unit, body)
     _close(unit, row, body)
-    _write(unit, name, row)
-    return row.state(name, unit.now_ms).as_json()
+    _write(unit, row)
+    return row.state(unit.now_ms).as_json()
 
 
 def list_breakers(tr: Reads, body: Body) -> dict[str, Any]:
     """Return a page of the breakers ever opened or reset; `name` selects one of them, and `open` only the open ones."""
     if body.get("name"):
-        key = BREAKERS.pack((text(body, "name"),))
-        row, following = tr.get(key), None
-        found = [] if row is None else [(key, row)]
+        row, following = BREAKERS.read(tr, text(body, "name")), None
+        found = [] if row is None else [row]
     else:
-        found, following = page_of(tr, BREAKERS, (), body, max_page=MAX_BREAKERS_PAGE)
-    named = [(str(BREAKERS.unpack(key)[0]), BreakerRow.unpack(row)) for key, row in found]
+        found, following = BREAKERS.page(tr, body, max_page=MAX_BREAKERS_PAGE)
     shown = [
-        row.listed(name).as_json() | {"due_ms": row.due_ms, "reset_ms": row.reset_ms}
-        for name, row in named
+        # a query knows no clock: the next probe is due within an interval
+        row.state((row.due_ms or 0) - row.reset_ms).as_json() | {"due_ms": row.due_ms, "reset_ms": row.reset_ms}
+        for row in found
         if row.open or not body.get("open")
     ]
     return {"breakers": shown, "next": following}
 
 
-def _read(unit: UnitOfWork, body: Body) -> tuple[str, BreakerRow]:
+def _read(unit: UnitOfWork, body: Body) -> BreakerRow:
     name = text(body, "name", longest=MAX_BREAKER_NAME_BYTES)
-    return name, BreakerRow.unpack(unit.tr.get(BREAKERS.pack((name,))))
+    return BREAKERS.read(unit.tr, name) or BreakerRow(name)
 
 
 def _open(unit: UnitOfWork, row: BreakerRow, body: Body, *, due_ms: int | None) -> None:
@@ -167,13 +156,13 @@ def _text(body: Body, name: str) -> str:
     return str(body.get(name) or "")[:MOST_TEXT]
 
 
-def _write(unit: UnitOfWork, name: str, row: BreakerRow) -> None:
-    unit.tr.set(BREAKERS.pack((name,)), row.pack())
-    state = row.state(name, unit.now_ms).as_json()
+def _write(unit: UnitOfWork, row: BreakerRow) -> None:
+    BREAKERS.write(unit.tr, row)
+    state = row.state(unit.now_ms).as_json()
     message = control_messages.message(control_messages.BREAKER_NEWS, state)
     unit.effects.messages.append(OutgoingMessage(message, routing.BROADCAST, ""))
     facts = {field: value for field, value in state.items() if field != "name"}
-    unit.effects.say("breaker.opened" if row.open else "breaker.closed", name, **facts)
+    unit.effects.say("breaker.opened" if row.open else "breaker.closed", row.name, **facts)
 
 
 def _shard_key(body: Body) -> str:

@@ -16,9 +16,11 @@ state of the handoff, and whether its owner still has the task under the fence o
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
+from coditect.collaboration.handoffs import HandoffState
 from coditect.errors import Conflict, InputError, InvalidTask, NotFound, Retryable, TooLarge
 from coditect.model.capability import check_capability_name
 from coditect.model.ids import AgentId
@@ -29,14 +31,14 @@ from coditect.wire.json import loads
 from coditect.wire.tasks import has_claims
 from coditect.wire.workflow_tasks import HandoffOffer
 from coditect.workflow.states import TaskState
-from dispatcher.coordination import handoff_rows, locks
-from dispatcher.coordination.handoff_rows import HandoffRecord
-from dispatcher.ledger import answers, timers
+from dispatcher.coordination import locks
+from dispatcher.coordination.table import Table
+from dispatcher.ledger import answers, keyspace, timers, versions
 from dispatcher.ledger.commands import Began
 from dispatcher.ledger.effects import NodeKey, OutgoingMessage
 from dispatcher.ledger.handlers import finish
 from dispatcher.ledger.handlers.requests import Query, ShardChange
-from dispatcher.ledger.keyspace import FLIGHTS, HANDOFFS, STATUSES
+from dispatcher.ledger.keyspace import FLIGHTS, STATUSES
 from dispatcher.ledger.nodes import advance, claim, limits
 from dispatcher.ledger.nodes.approvals import judging
 from dispatcher.ledger.nodes.attempts import UNDER_WAY, say_failed, write_attempt
@@ -44,7 +46,7 @@ from dispatcher.ledger.nodes.inputs import body_of
 from dispatcher.ledger.rows import NodeRecord
 from dispatcher.ledger.timers import Timer
 from dispatcher.ledger.unit_of_work import UnitOfWork
-from dispatcher.ledger.workflows.queries import Body, page_of
+from dispatcher.ledger.workflows.queries import Body
 from dispatcher.ledger.workflows.submit import is_name, number, text
 from dispatcher.store.transaction import Reads
 
@@ -67,6 +69,102 @@ LONGEST_ANSWER_BYTES = 500
 MOST_CONTEXT_BYTES = 64_000
 MOST_INPUT_BYTES = 256_000
 """The largest input in bytes that an offer carries; a larger one is left out."""
+MAX_HANDOFFS_PAGE = 500
+MAX_NUMBER_DIGITS = 10
+NO_ANSWER: Final = "it did not answer in time"
+
+
+@dataclass(slots=True)
+class HandoffRecord:
+    """A request to hand a task off: who has the task, who is asked, what they said, and how it ended."""
+
+    workflow: str
+    node: str
+    number: int
+    ticket: str
+    """The id that the owner gave the request; a repeated request has the same."""
+    to: str
+    """The agent or the capability that the owner named."""
+    capability: str
+    owner: str
+    """The agent that has the task until another one accepts."""
+    fence: int
+    """The fence under which the owner has the task; a handoff under an older one is void."""
+    reason: str
+    context: Any
+    reply_to: str
+    begun_ms: int
+    until_ms: int
+    state: str = HandoffState.REQUESTED
+    waiting: list[str] = field(default_factory=list)
+    """The agents that are asked next, in this order."""
+    asked: list[list[Any]] = field(default_factory=list)
+    """The agents that were asked: agent, when, and why it declined; an empty reason while it has not answered."""
+    ended_ms: int = 0
+    by: str = ""
+    """The agent that accepted the handoff, or the one that withdrew it."""
+    why: str = ""
+    """Why the handoff ended without a new owner."""
+
+    @property
+    def node_key(self) -> NodeKey:
+        """The key of the task's node."""
+        return NodeKey(self.workflow, self.node)
+
+    @property
+    def id(self) -> str:
+        """The id of the handoff: the task's id, a dot, and the handoff's number among those of the task."""
+        return f"{self.node_key.task_id}.{self.number}"
+
+    @property
+    def is_open(self) -> bool:
+        """True until the handoff is accepted, declined by all, expired or withdrawn."""
+        return self.state == HandoffState.REQUESTED
+
+    def entry_of(self, agent: str) -> list[Any] | None:
+        """Return an agent's entry `[agent, when it was asked, why it declined]`; None when the agent was not asked."""
+        return next((entry for entry in self.asked if entry[0] == agent), None)
+
+    def as_json(self, *, whole: bool = True) -> dict[str, Any]:
+        """Return the handoff as JSON values for answers to requests, with its context only if `whole`."""
+        asked = [{"agent": agent, "at_ms": at_ms, "declined": why} for agent, at_ms, why in self.asked]
+        plain = ("state", "to", "capability", "owner", "fence", "reason", "begun_ms", "until_ms", "ended_ms")
+        fields = {name: getattr(self, name) for name in (*plain, "by", "why", "waiting")}
+        place = {"handoff": self.id, "task": self.node_key.task_id, "workflow": self.workflow}
+        return place | fields | {"asked": asked, "context": self.context if whole else None}
+
+
+HANDOFFS = Table(keyspace.HANDOFFS, versions.HANDOFF, HandoffRecord, keys=3)
+
+
+def _node_of(handoff: str) -> tuple[NodeKey, int]:
+    """Split a handoff's id; return the key of the task's node, and the handoff's number among those of the task.
+
+    Raises:
+        NotFound: when the text is no such id.
+    """
+    task, _, number = handoff.rpartition(".")
+    workflow, _, node = task.partition(":")
+    if not (workflow and node and number.isascii() and number.isdigit() and len(number) < MAX_NUMBER_DIGITS):
+        raise _unknown(handoff)
+    return NodeKey(workflow, node), int(number)
+
+
+def _read(tr: Reads, handoff: str) -> HandoffRecord:
+    node_key, number = _node_of(handoff)
+    found = HANDOFFS.read(tr, *node_key, number)
+    if found is None:
+        raise _unknown(handoff)
+    return found
+
+
+def _unknown(handoff: str) -> NotFound:
+    fix = "coditect task handoff list shows those that are kept, each as long as its workflow"
+    return NotFound("There is no such handoff, or it is not kept any more", handoff=handoff[:300], fix=fix)
+
+
+def _last(tr: Reads, node_key: NodeKey) -> HandoffRecord | None:
+    return next(iter(HANDOFFS.every(tr, *node_key, limit=1, reverse=True)), None)
 
 
 _name = partial(text, longest=LONGEST_HANDOFF_TEXT_BYTES)
@@ -85,7 +183,7 @@ def request(unit: UnitOfWork, body: Body) -> dict[str, Any]:
         TooLarge: when the context is over the limit.
     """
     node_key = NodeKey(text(body, "workflow"), text(body, "node"))
-    row, ticket, before = unit.node(node_key), _name(body, "ticket"), handoff_rows.last(unit.tr, node_key)
+    row, ticket, before = unit.node(node_key), _name(body, "ticket"), _last(unit.tr, node_key)
     if row is None or unit.call(node_key) is None:
         raise NotFound("There is no such task", task=node_key.task_id, fix="hand off a task that this agent runs")
     once = f"handoff {ticket}"
@@ -95,9 +193,9 @@ def request(unit: UnitOfWork, body: Body) -> dict[str, Any]:
     if before is not None and before.is_open:
         if before.fence == row.fence:
             raise Conflict("The task is being handed off already", handoff=before.id, fix="wait until that has ended")
-        _close(unit, before, handoff_rows.EXPIRED, why="its owner lost the task")
+        _close(unit, before, HandoffState.EXPIRED, why="its owner lost the task")
     _note_start(unit, node_key, row, _name(body, "agent"))
-    handoff = _read(unit, node_key, row, body, 1 if before is None else before.number + 1)
+    handoff = _made(unit, node_key, row, body, 1 if before is None else before.number + 1)
     facts = {"to": handoff.to, "capability": handoff.capability, "reason": handoff.reason, "hop": row.handoffs + 1}
     answers.end_ticket(unit.tr, unit.shard, once, {}, now_ms=unit.now_ms)
     _say(unit, handoff, "requested", **facts)
@@ -112,7 +210,7 @@ def _check(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, body: Body) -> 
             raise InputError("This agent does not run the task", agent=agent, task=node_key.task_id, fix=fix)
         fix = "let the handler end: its result would be refused"
         raise InputError("The task has ended, or another attempt has it by now", task=node_key.task_id, fix=fix)
-    last = handoff_rows.last(unit.tr, node_key)
+    last = _last(unit.tr, node_key)
     if row.handoffs >= MOST_HOPS or (last is not None and last.number >= MOST_REQUESTS):
         fix = "finish it here, or fail it"
         limits = {"most_hops": MOST_HOPS, "most_requests": MOST_REQUESTS}
@@ -137,12 +235,12 @@ def _note_start(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, agent: str
         finish.began(unit, Began(started))
 
 
-def _read(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, body: Body, place: int) -> HandoffRecord:
+def _made(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, body: Body, place: int) -> HandoffRecord:
     call = unit.call(node_key)
     assert call is not None
     shortest, longest = TIMEOUT_MS
     handoff = HandoffRecord(
-        node_key,
+        *node_key,
         place,
         _name(body, "ticket"),
         _name(body, "to"),
@@ -156,7 +254,7 @@ def _read(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, body: Body, plac
         unit.now_ms + min(max(number(body, "timeout_ms", 60_000), shortest), longest),
         waiting=_candidates(body),
     )
-    if (size := len(handoff_rows.packed(handoff))) > MOST_CONTEXT_BYTES:
+    if (size := HANDOFFS.checked_size(handoff)) > MOST_CONTEXT_BYTES:
         fix = "put the large part into shared state or a blob, and say where it is"
         raise TooLarge("A context is too large for a handoff", bytes=size, limit=MOST_CONTEXT_BYTES, fix=fix)
     return handoff
@@ -178,18 +276,18 @@ def accept(unit: UnitOfWork, body: Body) -> dict[str, Any]:
         NotFound: when the handoff is unknown.
         InputError: when the agent was not asked.
     """
-    handoff, agent = handoff_rows.read(unit.tr, text(body, "handoff")), _name(body, "agent")
+    handoff, agent = _read(unit.tr, text(body, "handoff")), _name(body, "agent")
     if handoff.entry_of(agent) is None:
         raise InputError("This agent was not asked to take the task over", handoff=handoff.id, agent=agent)
     row = unit.node(handoff.node_key)
     if handoff.is_open and (row is None or _is_void(unit, row, handoff)):
-        _close(unit, handoff, handoff_rows.EXPIRED, why="its owner lost the task, or the task ended")
+        _close(unit, handoff, HandoffState.EXPIRED, why="its owner lost the task, or the task ended")
     elif handoff.is_open and handoff.until_ms <= unit.now_ms:
-        _close(unit, handoff, handoff_rows.EXPIRED, why="no agent accepted in time")
+        _close(unit, handoff, HandoffState.EXPIRED, why="no agent accepted in time")
     elif handoff.is_open and row is not None:
         _end_execution(unit, row, handoff, agent)
         move(unit, row, handoff, agent)
-        _close(unit, handoff, handoff_rows.ACCEPTED, by=agent)
+        _close(unit, handoff, HandoffState.ACCEPTED, by=agent)
     return handoff.as_json(whole=False)
 
 
@@ -205,7 +303,7 @@ def _end_execution(unit: UnitOfWork, row: NodeRecord, handoff: HandoffRecord, ag
 def _is_void(unit: UnitOfWork, row: NodeRecord, handoff: HandoffRecord) -> bool:
     """Tell whether the agent that offered a task has lost it since: another attempt has it, or it has ended."""
     moved = row.state not in UNDER_WAY or row.fence != handoff.fence
-    return moved or advance.is_over(unit.run(handoff.node_key.workflow))
+    return moved or advance.is_over(unit.run(handoff.workflow))
 
 
 def decline(unit: UnitOfWork, body: Body) -> dict[str, Any]:
@@ -215,17 +313,17 @@ def decline(unit: UnitOfWork, body: Body) -> dict[str, Any]:
         NotFound: when the handoff is unknown.
         InputError: when the agent was not asked.
     """
-    handoff, agent = handoff_rows.read(unit.tr, text(body, "handoff")), _name(body, "agent")
+    handoff, agent = _read(unit.tr, text(body, "handoff")), _name(body, "agent")
     entry = handoff.entry_of(agent)
     if entry is None:
         raise InputError("This agent was not asked to take the task over", handoff=handoff.id, agent=agent)
-    if handoff.is_open and entry[2] in ("", handoff_rows.NO_ANSWER):
+    if handoff.is_open and entry[2] in ("", NO_ANSWER):
         waited, entry[2] = not entry[2], _line(body, LONGEST_ANSWER_BYTES) or "no reason"
         _say(unit, handoff, "declined", by=agent, why=entry[2], left=len(handoff.waiting))
         if waited:
             _ask_next(unit, unit.node(handoff.node_key), handoff)
         else:
-            handoff_rows.write(unit.tr, handoff)
+            HANDOFFS.write(unit.tr, handoff)
     return handoff.as_json(whole=False)
 
 
@@ -235,39 +333,40 @@ def withdraw(unit: UnitOfWork, body: Body) -> dict[str, Any]:
     Raises:
         NotFound: when the handoff is unknown.
     """
-    handoff = handoff_rows.read(unit.tr, text(body, "handoff"))
+    handoff = _read(unit.tr, text(body, "handoff"))
     if handoff.is_open:
-        _close(unit, handoff, handoff_rows.WITHDRAWN, by=_name(body, "by"), why=_line(body, LONGEST_ANSWER_BYTES))
+        _close(unit, handoff, HandoffState.WITHDRAWN, by=_name(body, "by"), why=_line(body, LONGEST_ANSWER_BYTES))
     return handoff.as_json()
 
 
 def expired(unit: UnitOfWork, timer: Timer) -> None:
     """Ask the next agent when one has not answered in time, or end the handoff when its time is over."""
-    handoff = handoff_rows.find(unit.tr, timer.node)
+    node_key, number = _node_of(timer.node)
+    handoff = HANDOFFS.read(unit.tr, *node_key, number)
     if handoff is None or not handoff.is_open:
         return
     if handoff.until_ms <= unit.now_ms:
-        _close(unit, handoff, handoff_rows.EXPIRED, why="no agent accepted in time")
+        _close(unit, handoff, HandoffState.EXPIRED, why="no agent accepted in time")
         return
     for entry in handoff.asked:
-        entry[2] = entry[2] or handoff_rows.NO_ANSWER
+        entry[2] = entry[2] or NO_ANSWER
     _ask_next(unit, unit.node(handoff.node_key), handoff)
 
 
 def _ask_next(unit: UnitOfWork, row: NodeRecord | None, handoff: HandoffRecord) -> None:
     """Offer the task to the next candidate, and write the handoff; without one, the task stays with its owner."""
     if row is None or _is_void(unit, row, handoff):
-        _close(unit, handoff, handoff_rows.EXPIRED, why="its owner lost the task, or the task ended")
+        _close(unit, handoff, HandoffState.EXPIRED, why="its owner lost the task, or the task ended")
         return
     if not handoff.waiting:
-        _close(unit, handoff, handoff_rows.DECLINED, why=_why_declined(handoff))
+        _close(unit, handoff, HandoffState.DECLINED, why=_why_declined(handoff))
         return
     agent = handoff.waiting.pop(0)
     handoff.asked.append([agent, unit.now_ms, ""])
     patient = not handoff.reply_to and not handoff.waiting  # nobody waits for the end, and nobody is left to ask
     due_ms = handoff.until_ms if patient else min(unit.now_ms + ANSWER_MS, handoff.until_ms)
     unit.set_timer(Timer("", handoff.id, EXPIRY, due_ms))
-    handoff_rows.write(unit.tr, handoff)
+    HANDOFFS.write(unit.tr, handoff)
     message = control_messages.message(control_messages.HANDOFF, _offer(unit, row, handoff).as_json())
     unit.effects.messages.append(OutgoingMessage(message, routing.AGENTS, routing.mailbox_key(AgentId(agent))))
 
@@ -275,7 +374,7 @@ def _ask_next(unit: UnitOfWork, row: NodeRecord | None, handoff: HandoffRecord) 
 def _why_declined(handoff: HandoffRecord) -> str:
     if not handoff.asked:
         return "no other living agent has that name or capability"
-    silent = any(why == handoff_rows.NO_ANSWER for *_, why in handoff.asked)
+    silent = any(why == NO_ANSWER for *_, why in handoff.asked)
     return "all declined or did not answer in time" if silent else "all declined"
 
 
@@ -299,18 +398,18 @@ def _close(unit: UnitOfWork, handoff: HandoffRecord, state: str, *, by: str = ""
     """End a handoff, and tell its owner; if the message is lost, the owner asks a little later."""
     handoff.state, handoff.by, handoff.why, handoff.ended_ms = state, by, why, unit.now_ms
     timers.cancel(unit.tr, "", handoff.id, EXPIRY)
-    handoff_rows.write(unit.tr, handoff)
+    HANDOFFS.write(unit.tr, handoff)
     unit.effects.push(handoff.reply_to, handoff.ticket, {"state": state})
-    if state == handoff_rows.ACCEPTED:
+    if state == HandoffState.ACCEPTED:
         _say(unit, handoff, state, by=by, capability=handoff.capability)
-    elif state != handoff_rows.DECLINED or not handoff.asked:
+    elif state != HandoffState.DECLINED or not handoff.asked:
         _say(
-            unit, handoff, "declined" if state == handoff_rows.DECLINED else "expired", by=by, why=why or state, left=0
+            unit, handoff, "declined" if state == HandoffState.DECLINED else "expired", by=by, why=why or state, left=0
         )
 
 
 def _say(unit: UnitOfWork, handoff: HandoffRecord, event: str, **facts: Any) -> None:
-    known = {"handoff": handoff.id, "owner": handoff.owner, "workflow_id": handoff.node_key.workflow}
+    known = {"handoff": handoff.id, "owner": handoff.owner, "workflow_id": handoff.workflow}
     unit.effects.say(f"agent.handoff.{event}", handoff.node_key.task_id, **known, **facts)
 
 
@@ -321,7 +420,7 @@ def _line(body: Body, longest: int) -> str:
 
 
 def _by_id(body: Body) -> str:
-    return handoff_rows.node_of(text(body, "handoff"))[0].workflow
+    return _node_of(text(body, "handoff"))[0].workflow
 
 
 HANDED_OFF = "handed_off"
@@ -356,9 +455,6 @@ def _is_own(unit: UnitOfWork, handoff: HandoffRecord) -> bool:
     return call is not None and call.capability == handoff.capability
 
 
-MAX_HANDOFFS_PAGE = 500
-
-
 def show(tr: Reads, body: Body) -> dict[str, Any]:
     """Return a handoff by its id, or a task's last accepted handoff since the task began; `handoff` is null if none.
 
@@ -366,16 +462,14 @@ def show(tr: Reads, body: Body) -> dict[str, Any]:
         NotFound: when the handoff is unknown, or its workflow is not kept any more.
     """
     if not body.get("task"):
-        return handoff_rows.read(tr, text(body, "handoff")).as_json()
+        return _read(tr, text(body, "handoff")).as_json()
     node_key = _task(text(body, "task"))
     found = tr.get(STATUSES.pack(node_key))
     if found is None or not NodeRecord.unpack(found).handoffs:  # a redrive begins again
         return {"handoff": None}
-    for key, row in tr.get_range(*HANDOFFS.range(node_key), reverse=True):
-        handoff = handoff_rows.unpack(node_key, int(HANDOFFS.unpack(key)[2]), row)
-        if handoff.state == handoff_rows.ACCEPTED:
-            return handoff.as_json()
-    return {"handoff": None}
+    accepted = (one for one in HANDOFFS.every(tr, *node_key, reverse=True) if one.state == HandoffState.ACCEPTED)
+    last = next(accepted, None)
+    return {"handoff": None} if last is None else last.as_json()
 
 
 def list_handoffs(tr: Reads, body: Body) -> dict[str, Any]:
@@ -385,9 +479,7 @@ def list_handoffs(tr: Reads, body: Body) -> dict[str, Any]:
     """
     within = () if not body.get("workflow") else (text(body, "workflow"),)
     prefix = _task(text(body, "task")) if body.get("task") else within
-    found, following = page_of(tr, HANDOFFS, prefix, body, max_page=MAX_HANDOFFS_PAGE, large=True)
-    keys = ((HANDOFFS.unpack(key), row) for key, row in found)
-    handoffs = [handoff_rows.unpack(NodeKey(*names), int(place), row) for (*names, place), row in keys]
+    handoffs, following = HANDOFFS.page(tr, body, *prefix, max_page=MAX_HANDOFFS_PAGE, large=True)
     agent = text(body, "agent", "")
     shown = [handoff.as_json(whole=False) for handoff in handoffs if _fits(handoff, agent, body)]
     return {"handoffs": shown, "next": following}

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
+from dispatcher.coordination.table import Table
 from dispatcher.ledger import versions
 from dispatcher.ledger.keyspace import LOCK_COUNT, LOCK_OWNERS, LOCK_QUEUES, LOCKS
 from dispatcher.ledger.unit_of_work import UnitOfWork
-from dispatcher.store.transaction import KeyValue, Reads
+from dispatcher.store.transaction import Reads
 
 SHARED = "shared"
 EXCLUSIVE = "exclusive"
@@ -49,15 +50,12 @@ class Ticket:
     """Why its owner wants the lock, in the owner's words."""
     metadata: dict[str, Any] = field(default_factory=dict)
 
-    def pack(self) -> bytes:
-        """Encode the lock request (ticket) as its row in the store, without its id."""
-        return versions.LOCK.pack(astuple(self)[1:])
-
 
 @dataclass(frozen=True, slots=True)
 class Place:
     """The place of a lock request (ticket) in one resource's queue, which it keeps while it holds the resource."""
 
+    resource: str
     number: int
     ticket: str
     mode: str
@@ -72,6 +70,10 @@ class Place:
     def bars(self, mode: str) -> bool:
         """Tell whether this place makes a later lock request of the given mode wait, since one of them is exclusive."""
         return EXCLUSIVE in (self.mode, mode)
+
+
+TICKETS = Table(LOCKS, versions.LOCK, Ticket)
+PLACES = Table(LOCK_QUEUES, versions.LOCK_QUEUE, Place, keys=2)
 
 
 def most_together(mode: str) -> int | None:
@@ -96,41 +98,19 @@ def is_barred(tr: Reads, ticket: Ticket) -> bool:
     return False
 
 
-def ticket_key(ticket: str) -> bytes:
-    """Return the key of the row of a lock request (ticket)."""
-    return LOCKS.pack((ticket,))
-
-
-def read(tr: Reads, ticket: str) -> Ticket | None:
-    """Return a lock request (ticket) by its id; None when it is unknown, released or expired."""
-    row = tr.get(ticket_key(ticket))
-    return None if row is None else unpack(ticket, row)
-
-
-def unpack(ticket: str, row: bytes) -> Ticket:
-    """Decode a lock request (ticket) from its row in the store."""
-    return Ticket(ticket, *versions.LOCK.unpack(row))
-
-
-def write(unit: UnitOfWork, ticket: Ticket) -> None:
-    """Write the row of a lock request (ticket), without its places in queues."""
-    unit.tr.set(ticket_key(ticket.id), ticket.pack())
-
-
 def add(unit: UnitOfWork, ticket: Ticket) -> None:
     """Write a lock request (ticket) and its places, which its number decides, in the queues of its resources."""
-    write(unit, ticket)
-    packed = versions.LOCK_QUEUE.pack((ticket.id, ticket.mode, ticket.agent, ticket.owner))
+    TICKETS.write(unit.tr, ticket)
     for resource in ticket.resources:
-        unit.tr.set(LOCK_QUEUES.pack((resource, ticket.number)), packed)
+        PLACES.write(unit.tr, Place(resource, ticket.number, ticket.id, ticket.mode, ticket.agent, ticket.owner))
     unit.tr.set(LOCK_OWNERS.pack((ticket.agent, ticket.owner, ticket.id)), b"")
 
 
 def remove(unit: UnitOfWork, ticket: Ticket) -> None:
     """Remove a lock request (ticket) and its places in the queues of its resources."""
-    unit.tr.clear(ticket_key(ticket.id))
+    TICKETS.remove(unit.tr, ticket.id)
     for resource in ticket.resources:
-        unit.tr.clear(LOCK_QUEUES.pack((resource, ticket.number)))
+        PLACES.remove(unit.tr, resource, ticket.number)
     unit.tr.clear(LOCK_OWNERS.pack((ticket.agent, ticket.owner, ticket.id)))
 
 
@@ -144,8 +124,7 @@ def places(tr: Reads, resource: str, *, before: int | None = None, first: int = 
         end = LOCK_QUEUES.pack((resource, before))
     limit = first
     while rows := tr.get_range(begin, end, limit=limit):
-        for row in rows:
-            yield place(row)
+        yield from map(PLACES.unpack, rows)
         if len(rows) < limit:
             return
         begin, limit = rows[-1][0] + b"\0", MOST_READ
@@ -189,9 +168,3 @@ def tickets_of_task(tr: Reads, agent: str, task: str) -> Sequence[str]:
 def of_task(task: str) -> str:
     """Return `<task>/`: the owner name of locks that a handoff gave a task, and a prefix of its own flows' names."""
     return f"{task}/"
-
-
-def place(row: KeyValue) -> Place:
-    """Decode a lock request's place in a resource's queue from the row's key and value."""
-    key, value = row
-    return Place(LOCK_QUEUES.unpack(key)[1], *versions.LOCK_QUEUE.unpack(value))

@@ -19,14 +19,13 @@ from coditect.errors import InvalidTask
 from coditect.model.limits import KEY_LOCKS
 from coditect.wire.control import Verb
 from dispatcher.coordination import lock_rows as rows
-from dispatcher.coordination.lock_rows import AT_MOST, EXCLUSIVE, SHARED, Place, Ticket
+from dispatcher.coordination.lock_rows import AT_MOST, EXCLUSIVE, PLACES, SHARED, TICKETS, Place, Ticket
 from dispatcher.ledger import answers, timers, versions
 from dispatcher.ledger.handlers.requests import Query, ShardChange
-from dispatcher.ledger.keyspace import LOCK_QUEUES, LOCKS
 from dispatcher.ledger.ownership.shards import LOCKS_SHARD_KEY, fixed_count, shard_of
 from dispatcher.ledger.timers import LOCK_EXPIRY, Timer
 from dispatcher.ledger.unit_of_work import UnitOfWork
-from dispatcher.ledger.workflows.queries import Body, page_of
+from dispatcher.ledger.workflows.queries import Body
 from dispatcher.ledger.workflows.submit import document, is_name, names, number, text
 from dispatcher.store.transaction import Reads, Transaction
 
@@ -79,9 +78,9 @@ def acquire(unit: UnitOfWork, body: Body) -> dict[str, Any]:
 
 def _find(unit: UnitOfWork, names: Sequence[str]) -> list[tuple[Ticket | None, dict[str, Any] | None]]:
     """Return for each ticket its lock request, if it holds or waits, and its recorded end, if it has ended."""
-    keys = [rows.ticket_key(name) for name in names] + [answers.ticket_key(unit.shard, name) for name in names]
-    found = unit.tr.get_many(keys)
-    live = [None if row is None else rows.unpack(name, row) for name, row in zip(names, found, strict=False)]
+    keys = [TICKETS.space.pack((name,)) for name in names]
+    found = unit.tr.get_many(keys + [answers.ticket_key(unit.shard, name) for name in names])
+    live = [None if row is None else TICKETS.unpack((key, row)) for key, row in zip(keys, found, strict=False)]
     ends = [None if row is None else answers.ticket_end(row) for row in found[len(names) :]]
     return list(zip(live, ends, strict=True))
 
@@ -112,7 +111,7 @@ def hand_over(unit: UnitOfWork, task: str, before: str, agent: str) -> None:
     """
     shard = shard_of(LOCKS_SHARD_KEY, fixed_count(unit.tr) or 1)
     for name in rows.tickets_of_task(unit.tr, before, task):
-        ticket = rows.read(unit.tr, name)
+        ticket = TICKETS.read(unit.tr, name)
         if ticket is None or not ticket.fence or ticket.resources[0].startswith(KEY_LOCKS):
             continue
         rows.remove(unit, ticket)  # its timer stays: it makes the shard of the locks look for the next one
@@ -133,7 +132,7 @@ def _takes_over(unit: UnitOfWork, ticket: Ticket) -> bool:
     if not ticket.task:
         return False
     for name in rows.tickets_of(unit.tr, ticket.agent, rows.of_task(ticket.task)):
-        handed = rows.read(unit.tr, name)
+        handed = TICKETS.read(unit.tr, name)
         if handed is None or not set(handed.resources) & set(ticket.resources):
             continue
         _drop(unit, handed)
@@ -150,11 +149,11 @@ def renew(unit: UnitOfWork, body: Body) -> dict[str, Any]:
 
     With a `fence` that is not the ticket's, the answer is gone, and nothing is extended.
     """
-    ticket = rows.read(unit.tr, text(body, "ticket"))
+    ticket = TICKETS.read(unit.tr, text(body, "ticket"))
     if ticket is None or not _is_meant(ticket, body):
         return {"state": GONE}
     ticket.expires_ms = unit.now_ms + ticket.ttl_ms  # its timer finds out when it is due
-    rows.write(unit, ticket)
+    TICKETS.write(unit.tr, ticket)
     return _state(unit, ticket)
 
 
@@ -197,7 +196,7 @@ def expired(unit: UnitOfWork, timer: Timer) -> None:
 
     A new owner of the shard gives each ticket one full time, in which the ticket's owner can reach it.
     """
-    ticket = rows.read(unit.tr, timer.node.partition("/")[2])
+    ticket = TICKETS.read(unit.tr, timer.node.partition("/")[2])
     if ticket is None:
         return
     until_ms = max(ticket.expires_ms, unit.policy.since_ms + ticket.ttl_ms)
@@ -212,10 +211,10 @@ def _grant_next(unit: UnitOfWork, resources: Iterable[str]) -> None:
     """Grant, in order of arrival, waiting lock requests at the given resources that no earlier one bars any more."""
     for resource in resources:
         for place in rows.places(unit.tr, resource):
-            ticket = rows.read(unit.tr, place.ticket)
+            ticket = TICKETS.read(unit.tr, place.ticket)
             if ticket is not None and not ticket.fence and not rows.is_barred(unit.tr, ticket):
                 ticket.fence = rows.next_number(unit)
-                rows.write(unit, ticket)
+                TICKETS.write(unit.tr, ticket)
                 unit.effects.push(ticket.reply_to, ticket.id, _state(unit, ticket))
                 _say(unit, ticket, "acquired", mode=ticket.mode, reason=ticket.reason)
             counted = rows.most_together(place.mode) is not None
@@ -287,22 +286,15 @@ def _holders(unit: UnitOfWork, ticket: Ticket) -> list[dict[str, Any]]:
     if ticket.resources[0].startswith(KEY_LOCKS):
         return []
     places = (
-        (resource, place.ticket)
+        place
         for resource in ticket.resources
         for place in rows.places(unit.tr, resource, before=ticket.number or None, first=MOST_HOLDERS_NAMED)
     )
     before = [*islice(places, MOST_HOLDERS_NAMED)]
-    found = unit.tr.get_many([rows.ticket_key(name) for _, name in before])
-    tickets = [None if row is None else rows.unpack(name, row) for (_, name), row in zip(before, found, strict=True)]
+    tickets = TICKETS.read_many(unit.tr, [place.ticket for place in before])
     return [
-        {
-            "resource": resource,
-            "agent": holder.agent,
-            "task": holder.task,
-            "fence": holder.fence,
-            "reason": holder.reason,
-        }
-        for (resource, _), holder in zip(before, tickets, strict=True)
+        {"resource": place.resource} | {name: getattr(holder, name) for name in ("agent", "task", "fence", "reason")}
+        for place, holder in zip(before, tickets, strict=True)
         if holder is not None and holder.fence
     ]
 
@@ -336,25 +328,24 @@ def deadlock(tr: Transaction, ticket: Ticket) -> list[dict[str, str]]:
     ahead: deque[tuple[Flow, list[Ticket]]] = deque([(me, [ticket])])
     while ahead and len(came) < MOST_FLOWS:
         flow, waiting = ahead.popleft()
-        for place, resource in _waits(tr, waiting):
+        for place in _waits(tr, waiting):
             if place.flow == me:
-                return _links(came, me, flow, resource)
+                return _links(came, me, flow, place.resource)
             if place.flow not in came:
-                came[place.flow] = (flow, resource)
+                came[place.flow] = (flow, place.resource)
                 ahead.append((place.flow, _waiting(tr, place.flow)))
     return []
 
 
-def _waits(tr: Transaction, waiting: list[Ticket]) -> Iterator[tuple[Place, str]]:
+def _waits(tr: Transaction, waiting: list[Ticket]) -> Iterator[Place]:
     for ticket in waiting:
         for resource in ticket.resources:
-            for place in rows.places(tr, resource, before=ticket.number):
-                if place.bars(ticket.mode):
-                    yield place, resource
+            before = rows.places(tr, resource, before=ticket.number)
+            yield from (place for place in before if place.bars(ticket.mode))
 
 
 def _waiting(tr: Transaction, flow: Flow) -> list[Ticket]:
-    found = (rows.read(tr, ticket) for ticket in rows.tickets_of(tr, *flow))
+    found = (TICKETS.read(tr, ticket) for ticket in rows.tickets_of(tr, *flow))
     return [ticket for ticket in found if ticket is not None and not ticket.fence]
 
 
@@ -376,31 +367,17 @@ MAX_LOCKS_PAGE = 500
 def list_locks(tr: Reads, body: Body) -> dict[str, Any]:
     """Return a page of the lock requests, held or waiting (these with fence 0), at all resources or one `resource`."""
     prefix = (text(body, "resource"),) if body.get("resource") else ()
-    found, following = page_of(tr, LOCK_QUEUES, prefix, body, max_page=MAX_LOCKS_PAGE)
-    tickets = [rows.place(row).ticket for row in found]
-    kept = tr.get_many([LOCKS.pack((ticket,)) for ticket in tickets])
-    shown = [
-        _shown(str(LOCK_QUEUES.unpack(key)[0]), rows.unpack(ticket, row))
-        for (key, _), ticket, row in zip(found, tickets, kept, strict=True)
-        if row is not None
-    ]
+    places, following = PLACES.page(tr, body, *prefix, max_page=MAX_LOCKS_PAGE)
+    tickets = TICKETS.read_many(tr, [place.ticket for place in places])
+    shown = [_shown(place, ticket) for place, ticket in zip(places, tickets, strict=True) if ticket is not None]
     return {"locks": shown, "next": following}
 
 
-def _shown(resource: str, ticket: rows.Ticket) -> dict[str, Any]:
-    return {
-        "resource": resource,
-        "state": "held" if ticket.fence else "waiting",
-        "mode": ticket.mode,
-        "fence": ticket.fence,
-        "agent": ticket.agent,
-        "task": ticket.task,
-        "begun_ms": ticket.begun_ms,
-        "expires_ms": ticket.expires_ms,
-        "ticket": ticket.id,
-        "reason": ticket.reason,
-        "metadata": ticket.metadata,
-    }
+def _shown(place: Place, ticket: Ticket) -> dict[str, Any]:
+    named = ("mode", "fence", "agent", "task", "begun_ms", "expires_ms", "reason", "metadata")
+    state = "held" if ticket.fence else "waiting"
+    fields = {name: getattr(ticket, name) for name in named}
+    return {"resource": place.resource, "state": state, "ticket": ticket.id} | fields
 
 
 LOCK_VERBS: Mapping[str, Query | ShardChange] = {

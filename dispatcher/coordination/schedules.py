@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, astuple, replace
+from dataclasses import replace
 from typing import Any
 
 from coditect.errors import InputError, InvalidTask, NotFound
@@ -21,17 +21,17 @@ from coditect.workflow import fields
 from coditect.workflow.starters import Schedule, ScheduleOptions
 from coditect.workflow.template import fill, template_expressions
 from dispatcher.coordination import orders
+from dispatcher.coordination.table import Table, report
 from dispatcher.coordination.ticks import Ticks, read_ticks
-from dispatcher.ledger import timers, versions
+from dispatcher.ledger import keyspace, timers, versions
 from dispatcher.ledger.handlers.requests import Query, ShardChange
-from dispatcher.ledger.keyspace import SCHEDULES
 from dispatcher.ledger.ownership import shards
 from dispatcher.ledger.timers import Timer
 from dispatcher.ledger.unit_of_work import UnitOfWork
 from dispatcher.ledger.workflows import control, submit
-from dispatcher.ledger.workflows.queries import Body, page_of
+from dispatcher.ledger.workflows.queries import Body
 from dispatcher.ledger.workflows.submit import text
-from dispatcher.store.transaction import Reads, Transaction
+from dispatcher.store.transaction import Reads
 
 BY = "schedule"
 """The kind of the stored value that holds the request to start a schedule's workflow."""
@@ -43,6 +43,7 @@ TICK_EXPRESSION = "tick"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _FIELDS = frozenset({"schedule", "workflow", "input"})
 """What the request to make a schedule has beside the `ScheduleOptions`."""
+SCHEDULES = Table(keyspace.SCHEDULES, versions.SCHEDULE, Schedule)
 
 
 def create(unit: UnitOfWork, body: Body) -> dict[str, Any]:
@@ -56,7 +57,7 @@ def create(unit: UnitOfWork, body: Body) -> dict[str, Any]:
     if _NAME.fullmatch(name) is None:
         raise InvalidTask("A schedule's name is letters, digits, dots, hyphens and _", given=name[:120])
     options = read_options("A schedule", ScheduleOptions, {key: body[key] for key in body.keys() - _FIELDS})
-    known = _read(unit.tr, name)
+    known = SCHEDULES.read(unit.tr, name)
     if known is not None and not options["replace"]:
         fix = "choose another name, or replace it: coditect schedule create --replace"
         raise InputError("There is a schedule of this name", schedule=name, fix=fix)
@@ -113,7 +114,7 @@ def resume(unit: UnitOfWork, body: Body) -> dict[str, Any]:
     """Resume a paused schedule with its first tick after now; the ticks during the pause are not made up for."""
     schedule = _find(unit.tr, body)
     if schedule.state == "active":
-        return asdict(schedule)
+        return report(schedule)
     return _set(unit, replace(schedule, state="active"), _ticks_of(schedule).after(unit.now_ms))
 
 
@@ -124,7 +125,7 @@ def run(unit: UnitOfWork, body: Body) -> dict[str, Any]:
     """
     before = _find(unit.tr, body)
     schedule = _start(unit, before, unit.now_ms, occasion="run")
-    _write(unit.tr, schedule)
+    SCHEDULES.write(unit.tr, schedule)
     workflow = schedule.last_run if schedule.runs > before.runs else None
     return {"schedule": schedule.schedule, "workflow": workflow, "reason": schedule.reason}
 
@@ -133,13 +134,14 @@ def delete(unit: UnitOfWork, body: Body) -> dict[str, Any]:
     """Remove a schedule; the workflows that it started go on."""
     name = _find(unit.tr, body).schedule
     timers.cancel(unit.tr, "", name, TICK)
-    _remove(unit.tr, name)
+    SCHEDULES.remove(unit.tr, name)
+    orders.clear(unit.tr, name, BY)
     return {"schedule": name, "deleted": True}
 
 
 def tick(unit: UnitOfWork, timer: Timer) -> None:
     """Carry out a schedule's due tick, or a missed one as its catch-up policy says, and set the timer of the next."""
-    schedule = _read(unit.tr, timer.node)
+    schedule = SCHEDULES.read(unit.tr, timer.node)
     if schedule is None or schedule.state == "paused" or schedule.next is None:
         return
     name, ticks = schedule.schedule, _ticks_of(schedule)
@@ -156,13 +158,13 @@ def tick(unit: UnitOfWork, timer: Timer) -> None:
 def _set(unit: UnitOfWork, schedule: Schedule, next_ms: int | None) -> dict[str, Any]:
     """Write a schedule's row with its next tick, set the timer of the tick, and return the schedule's report."""
     schedule = replace(schedule, next=next_ms)
-    _write(unit.tr, schedule)
+    SCHEDULES.write(unit.tr, schedule)
     if next_ms is None:
         timers.cancel(unit.tr, "", schedule.schedule, TICK)
     else:
         due_ms = _ticks_of(schedule).due_ms(schedule.schedule, next_ms)
         unit.set_timer(Timer("", schedule.schedule, TICK, due_ms))
-    return asdict(schedule)
+    return report(schedule)
 
 
 def _start(unit: UnitOfWork, schedule: Schedule, at_ms: int, *, occasion: str = "tick") -> Schedule:
@@ -195,12 +197,6 @@ def _ticks_of(schedule: Schedule) -> Ticks:
     return Ticks(schedule.cron or "", schedule.zone or "UTC", schedule.every_ms or 0, schedule.jitter_ms)
 
 
-def _read(tr: Reads, name: str) -> Schedule | None:
-    """Return a schedule's row; None when there is no such schedule."""
-    row = tr.get(SCHEDULES.pack((name,)))
-    return None if row is None else _unpack(name, row)
-
-
 def _find(tr: Reads, body: Body) -> Schedule:
     """Return the row of the schedule that a request names.
 
@@ -208,33 +204,16 @@ def _find(tr: Reads, body: Body) -> Schedule:
         NotFound: when there is no such schedule.
     """
     name = text(body, "schedule")
-    schedule = _read(tr, name)
+    schedule = SCHEDULES.read(tr, name)
     if schedule is None:
         raise NotFound("There is no such schedule", schedule=name, fix="coditect schedule list")
     return schedule
 
 
-def _unpack(name: str, row: bytes) -> Schedule:
-    """Decode a schedule's row in the store."""
-    return Schedule(name, *versions.SCHEDULE.unpack(row))
-
-
-def _write(tr: Transaction, schedule: Schedule) -> None:
-    """Write a schedule, in place of an earlier one of its name."""
-    tr.set(SCHEDULES.pack((schedule.schedule,)), versions.SCHEDULE.pack(astuple(schedule)[1:]))
-
-
-def _remove(tr: Transaction, name: str) -> None:
-    """Remove a schedule's row, and the stored request that starts its workflow."""
-    tr.clear(SCHEDULES.pack((name,)))
-    orders.clear(tr, name, BY)
-
-
 def list_schedules(tr: Reads, body: Body) -> dict[str, Any]:
     """Return one page of the schedules, sorted by name."""
-    found, following = page_of(tr, SCHEDULES, (), body)
-    schedules = [_unpack(str(SCHEDULES.unpack(key)[0]), row) for key, row in found]
-    return {"schedules": [asdict(schedule) for schedule in schedules], "next": following}
+    schedules, following = SCHEDULES.page(tr, body)
+    return {"schedules": [*map(report, schedules)], "next": following}
 
 
 def show_schedule(tr: Reads, body: Body) -> dict[str, Any]:
@@ -250,7 +229,7 @@ def show_schedule(tr: Reads, body: Body) -> dict[str, Any]:
         tick_ms = ticks.after(tick_ms)
     order = orders.read(tr, schedule.schedule, BY)
     definition = {field: order.get(field) for field in ("name", "description", "nodes")}
-    return asdict(schedule) | {"upcoming": upcoming, "definition": definition, "input": order.get("input")}
+    return report(schedule) | {"upcoming": upcoming, "definition": definition, "input": order.get("input")}
 
 
 def _shard_key(body: Body) -> str:

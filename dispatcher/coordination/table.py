@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -30,6 +31,12 @@ class Table(Generic[Kept]):
         """Return the thing that is kept under a key; None when there is none."""
         row = tr.get(self.space.pack(key))
         return None if row is None else self._kind(*key, *self._form.unpack(row))
+
+    def read_many(self, tr: Reads, names: Sequence[str]) -> list[Kept | None]:
+        """Return the things of which the names are the keys, read together; None for each that there is not."""
+        keys = [self.space.pack((name,)) for name in names]
+        rows = tr.get_many(keys)
+        return [None if row is None else self.unpack((key, row)) for key, row in zip(keys, rows, strict=True)]
 
     def unpack(self, pair: KeyValue) -> Kept:
         """Decode a row with its key in the store."""

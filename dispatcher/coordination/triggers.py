@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 from coditect.errors import InputError, InvalidTask, NotFound
@@ -25,7 +25,8 @@ from coditect.workflow.template import fill, template_expressions
 from dispatcher.coordination import orders
 from dispatcher.coordination import trigger_rows as rows
 from dispatcher.coordination.schedules import run_id
-from dispatcher.coordination.trigger_rows import list_triggers
+from dispatcher.coordination.table import report
+from dispatcher.coordination.trigger_rows import TRIGGERS
 from dispatcher.ledger import idempotency
 from dispatcher.ledger.errors import DamagedValue
 from dispatcher.ledger.handlers.requests import Query, ShardChange
@@ -35,6 +36,7 @@ from dispatcher.ledger.unit_of_work import UnitOfWork
 from dispatcher.ledger.workflows import submit
 from dispatcher.ledger.workflows.queries import Body
 from dispatcher.ledger.workflows.submit import text
+from dispatcher.store.transaction import Reads
 
 MOST_TRIGGERS = 1_000
 """The largest number of triggers, each of which has a queue and a consumer."""
@@ -61,15 +63,15 @@ def add(unit: UnitOfWork, body: Body) -> dict[str, Any]:
     if _NAME.fullmatch(name) is None:
         raise InvalidTask("A trigger's name is letters, digits, dots, hyphens and _", given=name[:120])
     options = read_options("A trigger", TriggerOptions, {key: body[key] for key in body.keys() - _FIELDS})
-    if rows.read(unit.tr, name) is not None:
+    if TRIGGERS.read(unit.tr, name) is not None:
         fix = "choose another name, or delete it: coditect trigger delete"
         raise InputError("There is a trigger of this name", trigger=name, fix=fix)
-    if len(rows.every(unit.tr.snapshot)) >= MOST_TRIGGERS:
+    if len(TRIGGERS.every(unit.tr.snapshot)) >= MOST_TRIGGERS:
         raise InputError("There are too many triggers", most=MOST_TRIGGERS, fix="coditect trigger list, then delete")
     trigger, order = _read(unit, name, body, options)
     orders.write(unit.tr, name, rows.BY, order)
-    rows.write(unit.tr, trigger)
-    return asdict(trigger)
+    TRIGGERS.write(unit.tr, trigger)
+    return report(trigger)
 
 
 def _read(unit: UnitOfWork, name: str, body: Body, options: Mapping[str, Any]) -> tuple[Trigger, dict[str, Any]]:
@@ -87,8 +89,8 @@ def _read(unit: UnitOfWork, name: str, body: Body, options: Mapping[str, Any]) -
     template = fields.template(body.get("input", WHOLE))
     for _, expression in template_expressions(template):
         check_roots(expression, EVENT)
-    for condition in () if when is None else (fields.expression(when),):
-        check_roots(condition, EVENT)
+    if when is not None:
+        check_roots(fields.expression(when), EVENT)
     to = None
     if signal is not None:
         to = fields.expression(options["to"])
@@ -123,14 +125,14 @@ def resume(unit: UnitOfWork, body: Body) -> dict[str, Any]:
 
 def _steer(unit: UnitOfWork, body: Body, state: str) -> dict[str, Any]:
     trigger = replace(_find(unit, body), state=state)
-    rows.write(unit.tr, trigger)
-    return asdict(trigger)
+    TRIGGERS.write(unit.tr, trigger)
+    return report(trigger)
 
 
 def remove(unit: UnitOfWork, body: Body) -> dict[str, Any]:
     """Remove a trigger; the workflows that it started go on."""
     name = _find(unit, body).trigger
-    rows.remove(unit.tr, name)
+    TRIGGERS.remove(unit.tr, name)
     orders.clear(unit.tr, name, rows.BY)
     return {"trigger": name, "removed": True}
 
@@ -154,7 +156,7 @@ def fire(unit: UnitOfWork, body: Body) -> dict[str, Any]:
         return _start(unit, trigger, {"event": event}, identity)
     except (InputError, DamagedValue) as error:
         reason = str(error)[:500]
-        rows.write(unit.tr, replace(trigger, failed=trigger.failed + 1, reason=reason))
+        TRIGGERS.write(unit.tr, replace(trigger, failed=trigger.failed + 1, reason=reason))
         unit.effects.say("trigger.failed", trigger.trigger, event=identity, reason=reason)
         return {"reason": reason}
 
@@ -181,7 +183,7 @@ def _start(unit: UnitOfWork, trigger: Trigger, seen: Mapping[str, Any], identity
 
 
 def _count(unit: UnitOfWork, trigger: Trigger, workflow: str) -> None:
-    rows.write(unit.tr, replace(trigger, runs=trigger.runs + 1, last=unit.now_ms, last_run=workflow, reason=""))
+    TRIGGERS.write(unit.tr, replace(trigger, runs=trigger.runs + 1, last=unit.now_ms, last_run=workflow, reason=""))
 
 
 def _identity(name: str, source: str, identity: str) -> str:
@@ -195,10 +197,16 @@ def _identity(name: str, source: str, identity: str) -> str:
 
 def _find(unit: UnitOfWork, body: Body) -> Trigger:
     name = text(body, "trigger")
-    trigger = rows.read(unit.tr, name)
+    trigger = TRIGGERS.read(unit.tr, name)
     if trigger is None:
         raise NotFound("There is no such trigger", trigger=name, fix="coditect trigger list")
     return trigger
+
+
+def list_triggers(tr: Reads, body: Body) -> dict[str, Any]:
+    """Return one page of the triggers, sorted by name."""
+    triggers, following = TRIGGERS.page(tr, body)
+    return {"triggers": [*map(report, triggers)], "next": following}
 
 
 def _shard_key(body: Body) -> str:

@@ -71,7 +71,7 @@ class TriggerQueues:
     async def _try_all(self, shard: int) -> None:
         """Open the queues of the shard's active triggers; an error holds up no other, and is raised at the end."""
         missed: CoditectError | None = None
-        for trigger in await self._database.read(rows.every):
+        for trigger in await self._database.read(rows.TRIGGERS.every):
             if trigger.state == "active" and self._shard(trigger.trigger) == shard:
                 try:
                     await self._open(trigger.trigger, trigger.event)
@@ -92,7 +92,7 @@ class TriggerQueues:
             CoditectError: any error of the broker or the store.
         """
         async with self._changing:
-            trigger = await self._database.read(lambda tr: rows.read(tr, name))
+            trigger = await self._database.read(lambda tr: rows.TRIGGERS.read(tr, name))
             if trigger is not None and trigger.state == "active":
                 if name not in self._consumers:  # what a queue of the name holds was meant for an earlier trigger
                     await self._broker.delete_queue(routing.trigger_queue(name))

@@ -18,9 +18,8 @@ from coditect.wire.control import Started, Verb
 from coditect.wire.json import MAX_JSON_LEVELS, loads
 from coditect.wire.workflow_tasks import Verdict
 from coditect.workflow.states import TaskState
-from dispatcher.coordination import handoff_rows, handoffs
+from dispatcher.coordination import handoffs
 from dispatcher.ledger.commands import Began
-from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.handlers.requests import ShardChange
 from dispatcher.ledger.keyspace import DUE, FLIGHTS, HANDOFFS, TIMERS
 from tests.unit.dispatcher.ledger.nodes.test_approval_policy import answer, opened
@@ -80,10 +79,9 @@ def news(ledger: Ledger) -> list[str]:
     return [loads(message.body)["state"] for message in pushed]
 
 
-async def kept(ledger: Ledger) -> list[handoff_rows.HandoffRecord]:
+async def kept(ledger: Ledger) -> list[handoffs.HandoffRecord]:
     """The handoffs of the node `one`."""
-    found = await ledger.rows(HANDOFFS, "w", "one")
-    return [handoff_rows.unpack(NodeKey("w", "one"), int(HANDOFFS.unpack(key)[2]), row) for key, row in found]
+    return [handoffs.HANDOFFS.unpack(pair) for pair in await ledger.rows(HANDOFFS, "w", "one")]
 
 
 def value_of(agent: str) -> Outcome:

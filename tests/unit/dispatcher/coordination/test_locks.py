@@ -13,7 +13,7 @@ from coditect.errors import InvalidTask
 from coditect.wire.control import Verb
 from coditect.wire.json import loads
 from dispatcher.coordination import lock_rows
-from dispatcher.coordination.lock_rows import Place, holders, unpack
+from dispatcher.coordination.lock_rows import TICKETS, Place, holders
 from dispatcher.coordination.locks import list_locks
 from dispatcher.ledger import answers
 from dispatcher.ledger.keyspace import DUE, LOCK_OWNERS, LOCK_QUEUES, LOCKS, TIMERS
@@ -125,11 +125,12 @@ async def test_a_lock_is_renewed_and_released_under_its_own_fence_only(ledger: L
 async def test_a_lock_s_row_is_read_as_it_was_written(ledger: Ledger) -> None:
     await acquire(ledger, "1", "a", reason="why")
 
-    ((_, found),) = await ledger.rows(LOCKS)
-
-    assert unpack("1", found).reason == "why"
+    ((key, found),) = await ledger.rows(LOCKS)
     written = b'["a","1","1","exclusive",["x"],10000,"reply.a",1,1,5,10005,"why",{"run":17}]'
-    assert unpack("1", written).pack() == written
+    await ledger.database.run(lambda tr: TICKETS.write(tr, TICKETS.unpack((key, written))))
+
+    assert TICKETS.unpack((key, found)).reason == "why"
+    assert await ledger.rows(LOCKS) == [(key, written)]
 
 
 async def test_a_taken_lock_is_refused_until_it_is_released_and_each_grant_has_a_higher_fence(ledger: Ledger) -> None:
