@@ -43,7 +43,6 @@ from dispatcher.liveness.ping import Pings
 from dispatcher.ports import Ports
 from dispatcher.recovery import rebuild
 from dispatcher.recovery.failover import Predecessors, watching_agents
-from dispatcher.recovery.rebuild import rebuild_shard
 from dispatcher.requests.interest import hearing_listeners
 from dispatcher.requests.lessons import LessonRecorder
 from dispatcher.requests.server import RequestServer
@@ -183,7 +182,7 @@ def compose(
 ) -> tuple[ShardOwnership, RequestServer]:
     """Create a dispatcher's shard ownership and request server and return them; start its scheduler and reconciler."""
     ownership = ShardOwnership(ports, owner=options.owner, pings=pings, graph=graph, evict=evict, wanted=options.shards)
-    rebuilt = partial(rebuild_shard, ports, ownership.workers, ownership.markers, graph=graph)
+    rebuilt = partial(rebuild.rebuild, ports, ownership.markers, graph=graph)
     control = RequestServer(
         ports.broker, ports.database, ownership, ports.background, addresses=options.addresses, rebuild=rebuilt
     )

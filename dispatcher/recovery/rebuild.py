@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -33,7 +33,7 @@ COMPARE_SECONDS = 10.0
 
 
 async def rebuild(
-    ports: Ports, worker: ShardWorker, markers: BrokerEpoch, occasion: str, *, graph: TaskGraph | None = None
+    ports: Ports, markers: BrokerEpoch, worker: ShardWorker, occasion: str, *, graph: TaskGraph | None = None
 ) -> dict[str, Any]:
     """Restore a shard's missing queues, published tasks and RQ jobs from the ledger, and return their counts.
 
@@ -47,9 +47,8 @@ async def rebuild(
     ours = control_plane() + shard_queues(worker.shard)
     queues = await declare_missing(ports.broker, base_topology() + ours + notices())
     workflows = await ports.database.read(lambda tr: live(tr, worker.shard))
-    wrong = await _wrong(
-        ports, worker, graph, workflows
-    )  # before RQ is told what the walk does: it gets lost jobs, too
+    # before RQ is told what the walk does: it gets lost jobs, too
+    wrong = await _wrong(ports, worker, graph, workflows)
     noted = asyncio.get_running_loop().create_future()
     known, marker = worker.marker, await markers.of_broker(worker.marker)
     worker.rebuild(marker, occasion, partial(pass_on, noted), kept=marker == known and await markers.is_there(marker))
@@ -65,20 +64,6 @@ async def rebuild(
         "working": walked.working,
         **wrong,
     }
-
-
-async def rebuild_shard(
-    ports: Ports,
-    workers: Mapping[int, ShardWorker],
-    markers: BrokerEpoch,
-    shard: int,
-    occasion: str,
-    *,
-    graph: TaskGraph | None,
-) -> dict[str, Any] | None:
-    """Restore a shard's missing queues, published tasks and RQ jobs, and return the counts; None if not owned here."""
-    worker = workers.get(shard)
-    return None if worker is None or worker.closed else await rebuild(ports, worker, markers, occasion, graph=graph)
 
 
 async def _walked(ports: Ports, worker: ShardWorker) -> Built:
@@ -151,19 +136,14 @@ async def begin_incarnation(
             extra={"store": begun.store, "incarnation": begun.number},
         )
     if graph is not None:
-        recorded = asyncio.Event()
-        name = "tell Redis of the store's incarnation"
-        background.keep(
-            partial(_record_in_redis, graph, begun, recorded), name=name, critical=False, until=recorded.is_set
-        )
+        background.start(_record_in_redis(graph, begun), name="tell Redis of the store's incarnation")
     return begun
 
 
-async def _record_in_redis(graph: TaskGraph, begun: Incarnation, recorded: asyncio.Event) -> None:
-    while not recorded.is_set():
+async def _record_in_redis(graph: TaskGraph, begun: Incarnation) -> None:
+    while True:
         try:
             await graph.incarnation(begun.store, begun.number)
-            recorded.set()
             return
         except Retryable as error:
             log.debug("The incarnation could not be written to Redis yet", extra={"reason": str(error)})

@@ -58,11 +58,9 @@ REQUEUE_PAUSE_SECONDS = 0.2
 """The pause before a request that could not be forwarded goes back to its queue."""
 
 
-Rebuild = Callable[[int, str], Coroutine[Any, Any, dict[str, Any] | None]]
-"""A function that rebuilds one shard for a cause; it returns None for a shard of another dispatcher."""
-
-
-Work = Callable[[], Awaitable[dict[str, Any] | None]]
+Rebuild = Callable[[ShardWorker, str], Coroutine[Any, Any, dict[str, Any]]]
+"""A function that rebuilds the shard of a worker for a cause."""
+Work = Callable[[], Awaitable[dict[str, Any]]]
 Then = Callable[[], Awaitable[None]]
 """A function that is awaited after the commit of a request and before its answer, such as one that makes a queue."""
 
@@ -101,7 +99,7 @@ class RequestServer:
         """The functions of verbs that are awaited between commit and answer, such as one that makes a queue."""
         self.tracing: Tracing = NO_TRACING
         """The tracing of the dispatcher's process."""
-        self._rebuilds: dict[tuple[int, str], asyncio.Task[dict[str, Any] | None]] = {}
+        self._rebuilds: dict[tuple[int, str], asyncio.Task[dict[str, Any]]] = {}
         """The running rebuilds by shard and occasion, so that a repeated request shares the running one's answer."""
 
     def arrived(self, delivery: Delivery) -> None:
@@ -183,8 +181,7 @@ class RequestServer:
         node_key = NodeKey(workflow, str(body.get("node") or ""))
         worker = self._workers.worker_of(workflow)
         if worker is None:
-            shard = shard_of(workflow, self._workers.count)
-            self._background.start(self._forward(delivery, shard), name="hand on a request")
+            self._hand_on(delivery, shard_of(workflow, self._workers.count))
             return
         delivery.ack()
         held = self._held(delivery.message, worker, node_key, seconds, read=partial(self._outcome, verb, read))
@@ -231,7 +228,7 @@ class RequestServer:
         if shard in figures["shards"]:
             self.answer(delivery, {"answered_by": figures})
         else:
-            self._background.start(self._forward(delivery, shard), name="hand on a request")
+            self._hand_on(delivery, shard)
 
     async def _status_of_all(self) -> dict[str, Any]:
         return await self._database.ask(status) | {"answered_by": self._workers.figures()}
@@ -243,7 +240,7 @@ class RequestServer:
         shard = shard_of(key, self._workers.count)
         size_bytes = len(delivery.message.body)
         if not self._workers.put(shard, command, partial(self._done, delivery, then, span), size_bytes=size_bytes):
-            self._background.start(self._forward(delivery, shard), name="hand on a request")
+            self._hand_on(delivery, shard)
 
     def _done(self, delivery: Delivery, then: Then | None, span: Span | None, answer: Any) -> None:
         """Answer a request after its command's commit and its follow-up, if any; requeue it if nothing was done."""
@@ -265,28 +262,29 @@ class RequestServer:
 
     def _rebuild(self, delivery: Delivery, body: Body) -> None:
         shard, occasion = self._shard(body), text(body, "occasion")
-        self._reply(delivery, Verb.REBUILD, lambda: self._rebuilt(shard, occasion), elsewhere=shard)
+        worker = self._workers.workers.get(shard)
+        if worker is None or worker.closed:
+            self._hand_on(delivery, shard)
+        else:
+            self._reply(delivery, Verb.REBUILD, partial(self._rebuilt, worker, occasion))
 
-    async def _rebuilt(self, shard: int, occasion: str) -> dict[str, Any] | None:
-        key = shard, occasion
+    async def _rebuilt(self, worker: ShardWorker, occasion: str) -> dict[str, Any]:
+        key = worker.shard, occasion
         if key not in self._rebuilds:
-            work = self._rebuild_shard(shard, occasion)
-            self._rebuilds[key] = self._background.start(work, name=f"rebuild shard {shard}", awaited=True)
+            work = self._rebuild_shard(worker, occasion)
+            self._rebuilds[key] = self._background.start(work, name=f"rebuild shard {worker.shard}", awaited=True)
             self._rebuilds[key].add_done_callback(lambda _: self._rebuilds.pop(key))
         return await asyncio.shield(self._rebuilds[key])
 
-    def _reply(self, delivery: Delivery, verb: str, work: Work, *, elsewhere: int | None = None) -> None:
-        """Answer a request in the background with `work`'s result; if that is None, forward the request to a shard."""
-        self._background.start(self._worked(delivery, verb, work, elsewhere), name=f"request {verb}")
+    def _reply(self, delivery: Delivery, verb: str, work: Work) -> None:
+        """Answer a request in the background with `work`'s result."""
 
-    async def _worked(self, delivery: Delivery, verb: str, work: Work, elsewhere: int | None) -> None:
-        answer = await self._outcome(verb, work)
-        if answer is None and elsewhere is not None:
-            await self._forward(delivery, elsewhere)
-        else:
-            self.answer(delivery, answer)
+        async def answered() -> None:
+            self.answer(delivery, await self._outcome(verb, work))
 
-    async def _outcome(self, verb: str, work: Work) -> dict[str, Any] | CoditectError | None:
+        self._background.start(answered(), name=f"request {verb}")
+
+    async def _outcome(self, verb: str, work: Work) -> dict[str, Any] | CoditectError:
         """Return `work`'s result, or the error with which it is refused."""
         try:
             return await work()
@@ -297,6 +295,9 @@ class RequestServer:
         except Exception:  # the boundary of a request: one that is never settled keeps its place among those taken
             log.exception("A request cannot be done; it is refused", extra={"verb": verb})
             return CoditectError("The control plane failed on this", verb=verb)
+
+    def _hand_on(self, delivery: Delivery, shard: int) -> None:
+        self._background.start(self._forward(delivery, shard), name="hand on a request")
 
     async def _forward(self, delivery: Delivery, shard: int) -> None:
         """Publish a request to its shard's control queue, for the shard's owner, and ack it; requeue it if that fails.

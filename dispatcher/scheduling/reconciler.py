@@ -85,16 +85,14 @@ class Reconciler:
             CoditectError: any error of the store.
         """
         before = self.mended
-        for worker in tuple(self._workers.values()):
-            if worker.projector is None:
-                continue
+        for worker, projector in self._shown():
             workflows = await self._database.read(partial(live, shard=worker.shard))
-            if worker.projector.overflowed:
-                worker.projector.reconciled()
+            if projector.overflowed:
+                projector.reconciled()
                 for workflow in workflows:
                     worker.put(Show(workflow))
-                continue
-            await self._workflows(worker, worker.projector, workflows)
+            else:
+                await self._mend(worker, projector, workflows)
         return self.mended - before
 
     async def ended(self) -> int:
@@ -105,65 +103,68 @@ class Reconciler:
             CoditectError: any error of the store.
         """
         before = self.mended
-        for worker in tuple(self._workers.values()):
-            if worker.projector is None:
-                continue
-            await worker.projector.flushed()  # what has just ended is not to be looked at
+        for worker, projector in self._shown():
+            await projector.flushed()  # what has just ended is not to be looked at
             began = _now()
             found = (await self._graph.unfinished(worker.shard)).workflows
-            await _pause_after(began)
+            await _pause_after(began, SHARE)
             if found:
                 ended = await self._database.read(partial(over, shard=worker.shard, workflows=found))
-                await self._workflows(worker, worker.projector, ended)
+                await self._mend(worker, projector, ended)
         return self.mended - before
 
-    async def _workflows(self, worker: ShardWorker, projector: Projector, workflows: Sequence[str]) -> None:
-        """Compare the nodes of workflows with RQ, page by page, and correct the jobs that differ in two comparisons."""
-        if not workflows:
-            return
-        began = _now()
-        queued = (await self._graph.unfinished(worker.shard)).queued
-        async for node_keys in _pages(self._database, workflows):
-            if worker.closed:
-                return
-            wrong = await _differing(worker, projector, self._graph, node_keys, queued)
-            await _pause_after(began)
-            await self._mend(worker, projector, wrong)
-            began = _now()
+    def _shown(self) -> list[tuple[ShardWorker, Projector]]:
+        return [(worker, worker.projector) for worker in self._workers.values() if worker.projector is not None]
 
-    async def _mend(self, worker: ShardWorker, projector: Projector, first: Collection[Job]) -> None:
-        if not first:
-            return
-        await asyncio.sleep(RECOMPARE_SECONDS)
-        if wrong := await _still(worker, projector, self._graph, first):
+    async def _mend(self, worker: ShardWorker, projector: Projector, workflows: Sequence[str]) -> None:
+        """Compare the nodes of workflows with RQ, page by page, and correct the jobs that differ in two comparisons."""
+        async for wrong in drift(self._database, worker, projector, self._graph, workflows, share=SHARE):
             self.mended += len(wrong)
             log.warning("RQ differs from the ledger and is mended", extra={"shard": worker.shard, "jobs": len(wrong)})
-            for workflow, nodes in _by_workflow(wrong).items():
-                await _show(worker, workflow, nodes)
+            by_workflow: dict[str, tuple[str, ...]] = {}
+            for job in wrong:
+                by_workflow[job.workflow] = (*by_workflow.get(job.workflow, ()), job.node)
+            for workflow, nodes in by_workflow.items():
+                left = nodes
+                while left:  # by as many commands to the shard as needed
+                    left = await worker.ask(Show(workflow, left))
 
 
 async def drift(
-    database: Database, worker: ShardWorker, projector: Projector, graph: TaskGraph, workflows: Sequence[str]
+    database: Database,
+    worker: ShardWorker,
+    projector: Projector,
+    graph: TaskGraph,
+    workflows: Sequence[str],
+    *,
+    share: float = 1.0,
 ) -> AsyncIterator[list[Job]]:
     """Yield, page by page, the jobs that RQ lacks or has in a wrong state in two comparisons; correct nothing.
 
-    While a page waits for its second comparison the next ones get their first.
+    While a page waits for its second comparison the next ones get their first, which take a `share` of the time.
 
     Raises:
         TaskGraphUnavailable: when Redis does not answer; retryable.
         CoditectError: any error of the store.
     """
-    now = asyncio.get_running_loop().time
-    waiting = deque[tuple[float, list[Job]]]()
+    if not workflows:
+        return
+    waiting, began = deque[tuple[float, list[Job]]](), _now()
     queued = (await graph.unfinished(worker.shard)).queued
     async for node_keys in _pages(database, workflows):
+        if worker.closed:
+            return
         if wrong := await _differing(worker, projector, graph, node_keys, queued):
-            waiting.append((now() + RECOMPARE_SECONDS, wrong))
-        while waiting and waiting[0][0] <= now():
-            yield await _still(worker, projector, graph, waiting.popleft()[1])
-    for due, wrong in waiting:
-        await asyncio.sleep(due - now())
-        yield await _still(worker, projector, graph, wrong)
+            waiting.append((_now() + RECOMPARE_SECONDS, wrong))
+        await _pause_after(began, share)
+        while waiting and waiting[0][0] <= _now():
+            if wrong := await _still(worker, projector, graph, waiting.popleft()[1]):
+                yield wrong
+        began = _now()
+    for due, first in waiting:
+        await asyncio.sleep(due - _now())
+        if wrong := await _still(worker, projector, graph, first):
+            yield wrong
 
 
 async def _pages(database: Database, workflows: Sequence[str]) -> AsyncIterator[list[NodeKey]]:
@@ -194,9 +195,9 @@ def _now() -> float:
     return asyncio.get_running_loop().time()
 
 
-async def _pause_after(began: float) -> None:
-    """Pause after a comparison that began at `began`: 49 times as long as it took, but at most 30 seconds."""
-    await asyncio.sleep(min((_now() - began) * (1 / SHARE - 1), LONGEST_COMPARE_PAUSE_SECONDS))
+async def _pause_after(began: float, share: float) -> None:
+    """Pause so that what began at `began` takes the share of the time until the end of the pause, or 30 seconds."""
+    await asyncio.sleep(min((_now() - began) * (1 / share - 1), LONGEST_COMPARE_PAUSE_SECONDS))
 
 
 async def _still(worker: ShardWorker, projector: Projector, graph: TaskGraph, first: Collection[Job]) -> list[Job]:
@@ -233,12 +234,6 @@ async def _seen(worker: ShardWorker, node_keys: tuple[NodeKey, ...]) -> list[Nod
     return seen
 
 
-async def _show(worker: ShardWorker, workflow: str, nodes: tuple[str, ...]) -> None:
-    """Queue the states of the given nodes of a workflow for RQ, by as many commands to the shard as needed."""
-    while nodes:
-        nodes = await worker.ask(Show(workflow, nodes))
-
-
 def _few(tr: Reads, *, workflows: Sequence[str]) -> list[list[str]]:
     found = tr.get_ranges([STATUSES.range((workflow,)) for workflow in workflows], limit=MAX_NODES_READ_TOGETHER)
     return [[str(STATUSES.unpack(key)[1]) for key, _ in rows] for rows in found]
@@ -247,10 +242,3 @@ def _few(tr: Reads, *, workflows: Sequence[str]) -> list[list[str]]:
 def _names(tr: Reads, *, workflow: str, after: str) -> list[str]:
     rows = tr.get_range(*STATUSES.behind((workflow,), (after,)), limit=BATCH)
     return [str(STATUSES.unpack(key)[1]) for key, _ in rows]
-
-
-def _by_workflow(jobs: Collection[Job]) -> dict[str, tuple[str, ...]]:
-    found: dict[str, tuple[str, ...]] = {}
-    for job in jobs:
-        found[job.workflow] = (*found.get(job.workflow, ()), job.node)
-    return found

@@ -171,7 +171,7 @@ async def test_begun_task_is_published_anew_if_the_broker_is_new(
     before = lone.flight.publication
     lone.flight.heard -= silent_seconds
 
-    told = await rebuilding.rebuild(lone.ports, lone.worker, cast(BrokerEpoch, Unsure(there)), "a person")
+    told = await rebuilding.rebuild(lone.ports, cast(BrokerEpoch, Unsure(there)), lone.worker, "a person")
 
     assert (told["published"], told["working"]) == (0, 0 if there else 1)
     assert (lone.flight.publication == before) is there
@@ -184,7 +184,7 @@ async def test_full_batches_tell_all_that_they_publish_anew(lone: LoneWorker, mo
     looks = count()
     monkeypatch.setattr(UnitOfWork, "is_full", property(lambda _: next(looks) < 10))
 
-    told = await rebuilding.rebuild(lone.ports, lone.worker, cast(BrokerEpoch, Unsure(there=False)), "a person")
+    told = await rebuilding.rebuild(lone.ports, cast(BrokerEpoch, Unsure(there=False)), lone.worker, "a person")
 
     assert told["published"] == WIDTH
 

@@ -206,16 +206,22 @@ async def test_request_that_cannot_be_handed_on_is_refused_and_does_not_come_aga
 
 @dataclass
 class Rebuilding:
-    """One shard, whose rebuilds end when they may."""
+    """One shard, whose rebuilds end when they may; its own worker."""
 
     count: int = 1
+    shard: int = 0
+    closed: bool = False
     occasions: list[str] = field(default_factory=list)
     may_end: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def rebuild(self, shard: int, occasion: str) -> dict[str, Any]:
+    @property
+    def workers(self) -> dict[int, Rebuilding]:
+        return {self.shard: self}
+
+    async def rebuild(self, worker: Rebuilding, occasion: str) -> dict[str, Any]:
         self.occasions.append(occasion)
         await self.may_end.wait()
-        return {"shard": shard, "jobs": len(self.occasions)}
+        return {"shard": worker.shard, "jobs": len(self.occasions)}
 
 
 async def test_rebuild_that_is_asked_for_again_while_it_runs_is_done_once_and_told_to_each() -> None:

@@ -142,8 +142,8 @@ async def test_comparing_takes_its_share_of_the_time_and_no_more(monkeypatch: py
     monkeypatch.setattr(asyncio, "sleep", sleep)
     now = asyncio.get_running_loop().time()
 
-    await reconciler._pause_after(now - 0.1)
-    await reconciler._pause_after(now - 100.0)
+    await reconciler._pause_after(now - 0.1, reconciler.SHARE)
+    await reconciler._pause_after(now - 100.0, reconciler.SHARE)
 
     assert 0.1 / (0.1 + slept[0]) <= reconciler.SHARE + 0.001
     assert slept[1] == reconciler.LONGEST_COMPARE_PAUSE_SECONDS
