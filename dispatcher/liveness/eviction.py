@@ -222,7 +222,7 @@ class LeftQueues:
         Raises:
             Retryable: when the registry or the store does not answer.
         """
-        living = {*await self._fleet.living(), *await self._database.read(leases.beats)}
+        living = {*await self._fleet.registry.leases(), *await self._database.read(leases.beats)}
         found = defaultdict[str, set[str]](set)
         for queue in sorted(names):
             if (owner := routing.owner_of(queue)) and owner not in living:
@@ -250,8 +250,8 @@ class LeftQueues:
         Raises:
             Retryable: when the registry or the store does not answer.
         """
-        since, living = await self._database.read(_unbound), await self._fleet.living()
-        now_ms = await self._fleet.now_ms()
+        since, living = await self._database.read(_unbound), (await self._fleet.registry.leases()).keys()
+        now_ms = await self._fleet.registry.now_ms()
         old = {agent for agent, unbound_ms in since.items() if now_ms - unbound_ms >= MAILBOX_EXPIRES_MS}
         await self._database.run(partial(_forget, agents=(old - owners) | (living & since.keys())))
         await self._done(self._is_unbound, owners - (since.keys() - old))
@@ -278,7 +278,7 @@ class LeftQueues:
         """
         await self._broker.unbind(inbox_binding(agent))
         if self._evict is not None:
-            now_ms = await self._fleet.now_ms()
+            now_ms = await self._fleet.registry.now_ms()
             await self._database.run(lambda tr: tr.set(UNBOUND.pack((agent,)), write_counter(now_ms)))
         return True
 
@@ -294,7 +294,7 @@ class LeftQueues:
         if await self._broker.stats(routing.mailbox_queue(agent)) is not None:
             return False
         unbound = await self._database.read(lambda tr: tr.get(UNBOUND.pack((agent,))))
-        if unbound is None or not _is_known(read_counter(unbound), await self._fleet.now_ms()):
+        if unbound is None or not _is_known(read_counter(unbound), await self._fleet.registry.now_ms()):
             return False
         if self._evict is None or await self._evict.messages(inbox) != 0:
             return False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from coditect.errors import RegistryUnavailable
@@ -36,7 +36,7 @@ class Fleet:
         on_look: Callable[[Sequence[AgentRecord]], None] = lambda _: None,
         metrics: Metrics | None = None,
     ) -> None:
-        self._registry = registry
+        self.registry = registry
         self._lookups = Lookups(metrics or MemoryMetrics())
         self._on_look = on_look
         self._records: dict[AgentId, AgentRecord] = {}
@@ -52,34 +52,10 @@ class Fleet:
         self._on_look(records)
         return records
 
-    async def living(self) -> Set[AgentId]:
-        """Read the ids of all living agents from the registry.
-
-        Raises:
-            RegistryUnavailable: when the registry does not answer; retryable.
-        """
-        return (await self._registry.leases()).keys()
-
-    async def get(self, agent: AgentId) -> AgentRecord | None:
-        """Read one agent's record from the registry; None when the agent is not alive.
-
-        Raises:
-            RegistryUnavailable: when the registry does not answer; retryable.
-        """
-        return await self._registry.get(agent)
-
-    async def now_ms(self) -> int:
-        """Return the present time in milliseconds by the registry's clock, which all dispatchers share.
-
-        Raises:
-            RegistryUnavailable: when the registry does not answer; retryable.
-        """
-        return await self._registry.now_ms()
-
     async def has(self, agent: AgentId) -> bool:
         """Tell whether an agent is alive by the registry; False while the registry does not answer."""
         try:
-            record = await self.get(agent)
+            record = await self.registry.get(agent)
         except RegistryUnavailable:
             return False
         return record is not None and record.lease_ms > 0
@@ -90,15 +66,15 @@ class Fleet:
         return record is not None and record.load.status is not AgentStatus.OFFLINE
 
     async def _read(self) -> tuple[AgentRecord, ...]:
-        leases = await self._registry.leases()
+        leases = await self.registry.leases()
         wanted = [agent_id for agent_id, left_ms in leases.items() if left_ms < LATE_MS or not self._is_well(agent_id)]
         now = asyncio.get_running_loop().time()
         if self._whole_at is None or len(wanted) > MAX_SINGLE_READS or now - self._whole_at > WHOLE_SECONDS:
-            self._records = {record.agent_id: record for record in await self._registry.find(Search())}
+            self._records = {record.agent_id: record for record in await self.registry.find(Search())}
             self._whole_at = now
             return tuple(self._records.values())
         for agent_id in wanted:
-            if (record := await self._registry.get(agent_id)) is not None:
+            if (record := await self.registry.get(agent_id)) is not None:
                 self._records[agent_id] = record
         self._records = {agent_id: record for agent_id, record in self._records.items() if agent_id in leases}
         return tuple(replace(record, lease_ms=leases[agent_id]) for agent_id, record in sorted(self._records.items()))

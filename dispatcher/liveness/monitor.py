@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Awaitable, Callable, Iterable, Set
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -90,8 +90,9 @@ class Monitor:
         self._evict = evict
         self._on_gone = on_gone
         self._left = LeftQueues(broker, fleet, database, evict)
-        self._roster = Roster()
-        self._pings = Pings(broker, name=f"monitor-{owner}")
+        self.roster = Roster()
+        """The known agents, living and dead."""
+        self.pings = Pings(broker, name=f"monitor-{owner}")
         self._background = Supervisor(health)
         self._lease: Lease | None = None
         self._sweep_at = self._now()
@@ -113,11 +114,12 @@ class Monitor:
                 "Frozen agents keep their tasks until the broker misses their heartbeats, 10 to 15 s",
                 extra={"fix": "set CODITECT_MANAGEMENT_URL to RabbitMQ's management API"},
             )
-        await self._pings.__aenter__()
-        self._background.keep(self._watch, name="watch agents", critical=True, idle=True)
-        self._background.keep(self._stand, name="stand for the lead", critical=True, idle=True)
+        await self.pings.__aenter__()
+        keep = partial(self._background.keep, idle=True)
+        keep(partial(self._every_look, self._look), name="watch agents", critical=True)
+        keep(partial(self._every_look, self._campaign), name="stand for the lead", critical=True)  # beside a slow store
         if self._evict is not None:
-            self._background.keep(partial(self._tidy, self._evict), name="tidy", critical=False, idle=True)
+            keep(partial(self._every_look, self._tidy), name="tidy", critical=False)
         return self
 
     async def __aexit__(
@@ -125,55 +127,19 @@ class Monitor:
     ) -> None:
         async with AsyncExitStack() as stack:  # each is done, whatever comes of the one before
             stack.push_async_callback(self._resign)
-            stack.push_async_exit(self._pings)
+            stack.push_async_exit(self.pings)
             stack.push_async_callback(self._background.close)
 
-    def suspect(self, names: Iterable[str]) -> None:
-        """Have those of the named agents examined that are not known yet: they may have died unwatched.
-
-        One that answers lives, and one without a mailbox is no agent: nothing follows for either of them.
-        """
-        self._roster.suspect(names, self._now())
-
-    async def ask(self, agent: AgentId, task_id: str) -> PingAnswer:
-        """Ask an agent by a ping whether it lives and runs a task; never raises."""
-        return await self._pings.ask(agent, task_id=task_id)
-
-    def is_gone(self, agent: AgentId) -> bool:
-        """Tell whether an agent counts as dead: its lease ended, it answered no ping, and it was not seen since."""
-        return self._roster.is_gone(agent)
-
-    def proved_at(self, agent: AgentId) -> float:
-        """Return when a dead agent was asked without an answer, on the loop's clock: that proves nothing of later."""
-        return self._roster.proved_at(agent)
-
-    def doubt(self, agent: AgentId) -> None:
-        """Count a dead agent as living that may have begun work since it was asked, and ask it again at once."""
-        self._roster.doubt(agent, self._now())
-
-    def silent_seconds(self, agent: AgentId) -> float | None:
-        """Return the seconds since a dead agent's last sign of life; None when this monitor has seen none."""
-        seen_at = self._roster.last_seen(agent)
-        return None if seen_at is None else self._now() - seen_at
-
-    async def _watch(self) -> None:
+    async def _every_look(self, step: Callable[[], Awaitable[None]]) -> None:
         while True:
-            await self._look()
+            await step()
             await asyncio.sleep(FLEET_CHECK_SECONDS)
 
-    async def _stand(self) -> None:
-        """Try to become or stay the leader, in a loop of its own, so that a slow store delays no registry read."""
-        while True:
-            await self._campaign()
-            await asyncio.sleep(FLEET_CHECK_SECONDS)
-
-    async def _tidy(self, evict: Evictor) -> None:
+    async def _tidy(self) -> None:
         """Have the queues of dead processes removed every minute while this monitor leads, one sweep at a time."""
-        while True:
-            if self.leads and self._now() >= self._sweep_at:
-                self._sweep_at = self._now() + SWEEP_SECONDS
-                await self._sweep(evict)
-            await asyncio.sleep(FLEET_CHECK_SECONDS)
+        if self._evict is not None and self.leads and self._now() >= self._sweep_at:
+            self._sweep_at = self._now() + SWEEP_SECONDS
+            await self._sweep(self._evict)
 
     async def _look(self) -> None:
         try:
@@ -182,13 +148,13 @@ class Monitor:
             log.debug("The registry does not answer: no agent is taken for dead", extra={"reason": str(error)})
             return
         now = self._now()
-        for agent in self._roster.note(records, now):
+        for agent in self.roster.note(records, now):
             self._greet(agent)
         offline = {record.agent_id for record in records if record.load.status is AgentStatus.OFFLINE}
         for agent in sorted(offline - self._offline):
             self._background.start(self._relieve(agent), name=f"relieve {agent}")
         self._offline = offline
-        for entry in self._roster.overdue(now):
+        for entry in self.roster.overdue(now):
             entry.examined = True
             self._background.start(self._examine(entry), name=f"examine {entry.agent}")
 
@@ -201,7 +167,7 @@ class Monitor:
             names = await evict.queues()
             found = await self._left.find(names)
             suspects = {owner for owner in found if not await self._is_connected(AgentId(owner))}
-            self._roster.suspect(suspects, self._now())
+            self.roster.suspect(suspects, self._now())
             await asyncio.sleep(REGISTER_SECONDS)
             left = await self._left.find(names)
             for owner in sorted(suspects & left.keys()):
@@ -218,7 +184,7 @@ class Monitor:
     def _kept(self, agent: AgentId) -> Set[str]:
         """Return which queues of a missing agent stay for now: the inbox and, until it counts as dead, the mailbox."""
         inbox = routing.inbox_queue(agent)
-        return {inbox} if self.is_gone(agent) else {inbox, routing.mailbox_queue(agent)}
+        return {inbox} if self.roster.is_gone(agent) else {inbox, routing.mailbox_queue(agent)}
 
     def _greet(self, agent: AgentId) -> None:
         log.info("An agent that was taken for dead is back", extra={"agent_id": agent})
@@ -236,7 +202,7 @@ class Monitor:
         for pause in EVICTION_PAUSES:
             if not self.leads or self._evict is None or agent not in self._offline:
                 break
-            answer = await self._pings.ask(agent, within_seconds=RELIEF_SECONDS)
+            answer = await self.pings.ask(agent, within_seconds=RELIEF_SECONDS)
             if answer is PingAnswer.SILENCE and await self._is_connected(agent):
                 closed += await self._close_connections(agent, self._evict)
             await asyncio.sleep(pause)
@@ -251,7 +217,7 @@ class Monitor:
     async def _examine(self, entry: RosterEntry) -> None:
         asked_at = self._now()
         try:
-            answer = await self._pings.ask(entry.agent)
+            answer = await self.pings.ask(entry.agent)
             if answer is PingAnswer.PONG:
                 entry.grant(self._now())
                 if entry.reported:
@@ -267,11 +233,11 @@ class Monitor:
         lapses_at = entry.lapses_at
         await asyncio.sleep(lapses_at - self._now())
         try:
-            record = await self._fleet.get(entry.agent)
+            record = await self._fleet.registry.get(entry.agent)
         except RegistryUnavailable:
             return False
         if record is not None:
-            self._roster.note_one(record, self._now())
+            self.roster.note_one(record, self._now())
         return entry.lapses_at == lapses_at and (record is None or record.lease_ms <= 0)
 
     def _is_proof(self, answer: PingAnswer, entry: RosterEntry) -> bool:
@@ -282,7 +248,7 @@ class Monitor:
         if answer is PingAnswer.SILENCE or entry.draining or entry.without_mail:
             return True
         if not entry.listed:
-            self._roster.forget(entry.agent)
+            self.roster.forget(entry.agent)
             return False
         entry.without_mail = True
         entry.grant(self._now())
@@ -292,7 +258,7 @@ class Monitor:
 
     async def _lose(self, entry: RosterEntry, answer: PingAnswer, asked_at: float) -> None:
         agent = entry.agent
-        self._roster.strike(agent, asked_at)
+        self.roster.strike(agent, asked_at)
         closed = await self._cut_off(agent)
         if await self._fleet.has(agent):
             return  # it registered meanwhile, and holds what it has acquired since
@@ -463,22 +429,25 @@ class Roster:
         return is_back
 
     def suspect(self, names: Iterable[str], now: float) -> None:
-        """Add unknown agents that left queues, locks or tasks behind, with a short lease: they may have died unseen."""
+        """Have unknown agents that left queues, locks or tasks behind examined soon: they may have died unseen.
+
+        One that answers lives, and one without a mailbox is no agent: nothing follows for either of them.
+        """
         for agent in map(AgentId, sorted(names)):
             if agent not in self._entries and agent not in self._gone:
                 lapses_at = now + SUSPECT_SECONDS
                 self._entries[agent] = RosterEntry(agent, lapses_at, SUSPECT_SECONDS, listed=False)
 
     def is_gone(self, agent: AgentId) -> bool:
-        """Tell whether an agent counts as dead, which it does for an hour unless it comes back."""
+        """Tell whether an agent counts as dead: its lease ended, and it answered no ping. It does so for an hour."""
         return agent in self._gone
 
     def proved_at(self, agent: AgentId) -> float:
-        """Return when a dead agent was asked whether it lives."""
+        """Return when a dead agent was asked without an answer: that proves nothing of later."""
         return self._gone[agent][0]
 
     def doubt(self, agent: AgentId, now: float) -> None:
-        """Move an agent from the dead to the living ones, with a lease that ends now."""
+        """Count a dead agent as living that may have begun work since it was asked; it is asked again at once."""
         del self._gone[agent]
         self._entries[agent] = RosterEntry(agent, now, SUSPECT_SECONDS, reported=True)
 

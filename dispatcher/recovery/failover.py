@@ -11,7 +11,6 @@ from functools import partial
 from typing import Any
 
 from coditect.aio.supervisor import Supervisor
-from coditect.broker.port import Broker
 from coditect.errors import CoditectError, Retryable
 from coditect.model.ids import AgentId
 from coditect.model.registration import AgentRecord
@@ -25,7 +24,7 @@ from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.ownership import leases
 from dispatcher.liveness.eviction import Evictor, close_owner
 from dispatcher.liveness.fleet import Fleet, slots_of
-from dispatcher.liveness.monitor import Monitor
+from dispatcher.liveness.monitor import Monitor, Roster
 from dispatcher.liveness.ping import PingAnswer
 from dispatcher.liveness.queue_depths import QueueDepths
 from dispatcher.ports import Ports
@@ -72,8 +71,8 @@ async def watching_agents(
         histogram = ports.metrics.histogram(metric)
 
         def note(gone: AgentId) -> None:
-            if (seconds := monitor.silent_seconds(gone)) is not None:
-                histogram.record(seconds)
+            if (seen_at := monitor.roster.last_seen(gone)) is not None:
+                histogram.record(asyncio.get_running_loop().time() - seen_at)
 
         return note
 
@@ -81,8 +80,8 @@ async def watching_agents(
         ports.capacity.set_slots(slots_of(records))
         depths.note(records)
         living = {record.agent_id for record in records}
-        holders.look(workers.get(locks_shard), monitor, living)
-        at_work.look(living, monitor)
+        holders.look(workers.get(locks_shard), living)
+        at_work.look(living)
 
     monitor = Monitor(
         Fleet(registry, on_look=on_look, metrics=ports.metrics),
@@ -94,15 +93,14 @@ async def watching_agents(
         on_gone=on_gone,
         health=ports.background.health,
     )
-    holders = LockHolders(ports, is_gone=monitor.is_gone, freed=since_seen(LOCKS_FREED_SECONDS))
-    at_work = AtWork(ports.broker, ports.background, workers, recovered=since_seen(RECOVERY_SECONDS))
+    holders = LockHolders(ports, monitor.roster, freed=since_seen(LOCKS_FREED_SECONDS))
+    at_work = AtWork(ports, monitor, workers, recovered=since_seen(RECOVERY_SECONDS))
     depths = QueueDepths(ports.broker, ports.metrics, leads=lambda: monitor.leads)
     async with monitor:
         ports.metrics.observe(AGENTS_LOST, lambda: monitor.lost)
         ports.metrics.observe(CONNECTIONS_EVICTED, lambda: monitor.evicted)
         depths.open(ports.background)
-        settling = partial(at_work.settle_doubts, monitor)
-        ports.background.keep(settling, name="settle doubts", critical=False, idle=True)
+        ports.background.keep(at_work.settle_doubts, name="settle doubts", critical=False, idle=True)
         yield monitor
 
 
@@ -112,20 +110,20 @@ class LockHolders:
     Each process that becomes the owner of the shard of locks has all of them examined once.
     """
 
-    def __init__(self, ports: Ports, *, is_gone: Callable[[AgentId], bool], freed: Callable[[AgentId], None]) -> None:
+    def __init__(self, ports: Ports, roster: Roster, *, freed: Callable[[AgentId], None]) -> None:
         self._ports = ports
-        self._is_gone = is_gone
+        self._roster = roster
         self._freed = freed
         """Called when the last lock of a dead agent is released."""
         self._informed: ShardWorker | None = None
         self._unreleased: set[AgentId] = set()
 
-    def look(self, keeper: ShardWorker | None, monitor: Monitor, living: Set[AgentId]) -> None:
+    def look(self, keeper: ShardWorker | None, living: Set[AgentId]) -> None:
         """Start to release gone agents' locks, if this process owns their shard; a new owner has all holders examined.
 
         `keeper` is the worker of that shard, or None; then the locks are released later.
         """
-        left = set(filter(self._is_gone, self._unreleased - living))
+        left = set(filter(self._roster.is_gone, self._unreleased - living))
         self._unreleased = left.copy()
         if keeper is None:
             return
@@ -133,7 +131,7 @@ class LockHolders:
             self.release(keeper, gone)
         if keeper is not self._informed:
             self._informed = keeper  # at once: the next look comes before all are read
-            self._ports.background.start(self._suspect_all(monitor), name="who holds locks")
+            self._ports.background.start(self._suspect_all(), name="who holds locks")
 
     def release(self, keeper: ShardWorker | None, gone: AgentId) -> None:
         """Start to release a dead, evicted agent's locks by the worker of their shard; if that is None, do so later."""
@@ -143,11 +141,11 @@ class LockHolders:
             self._unreleased.discard(gone)
             self._ports.background.start(self._release(keeper, gone), name=f"locks of {gone}")
 
-    async def _suspect_all(self, monitor: Monitor) -> None:
+    async def _suspect_all(self) -> None:
         try:
             after = ""
             while found := await self._ports.database.read(partial(lock_rows.holders, after=after)):
-                monitor.suspect(found)
+                self._roster.suspect(found, asyncio.get_running_loop().time())
                 after = found[-1]
         except Retryable as error:
             log.debug("Who holds locks is not known yet", extra={"reason": str(error)})
@@ -156,7 +154,7 @@ class LockHolders:
     async def _release(self, keeper: ShardWorker, gone: AgentId) -> None:
         """Release a dead agent's locks, some at a time; stop if the shard gets another owner, or the agent is back."""
         more, released = True, 0
-        while more and self._is_gone(gone):  # what an agent that is back has acquired since is its own
+        while more and self._roster.is_gone(gone):  # what an agent that is back has acquired since is its own
             try:
                 page = await keeper.ask(Asked(Verb.LOCK_RELEASE, {"agent": gone, "reason": "its agent is gone"}))
             except Retryable as error:
@@ -177,14 +175,14 @@ class AtWork:
 
     def __init__(
         self,
-        broker: Broker,
-        background: Supervisor,
+        ports: Ports,
+        monitor: Monitor,
         workers: Mapping[int, ShardWorker],
         *,
         recovered: Callable[[AgentId], None],
     ) -> None:
-        self._broker = broker
-        self._background = background
+        self._broker, self._background = ports.broker, ports.background
+        self._roster, self._pings = monitor.roster, monitor.pings
         self._workers = workers
         self._recovered = recovered
         """Called when the tasks that a dead agent had begun are published again, or known to be with other agents."""
@@ -197,38 +195,39 @@ class AtWork:
         self._without_mail: Counter[AgentId] = Counter()
         """How often an agent in doubt, which did not answer since, had no mailbox and was not in the registry."""
 
-    def look(self, living: Set[AgentId], monitor: Monitor) -> None:
+    def look(self, living: Set[AgentId]) -> None:
         """Have each agent that has tasks but is not in the registry examined once; publish a dead agent's tasks again.
 
         Of a task that was begun after the agent was last asked, its silence proves nothing: the agent is asked again.
         It may be back at the broker, though not yet in the registry; or the grant came after its death.
         """
-        self._living, self._looked_at = living, asyncio.get_running_loop().time()
+        now = asyncio.get_running_loop().time()
+        self._living, self._looked_at = living, now
         in_doubt = self._in_doubt()
         begun = set[AgentId]().union(*(worker.in_flight.agents for worker in self._workers.values()))
         missing = (begun | in_doubt) - living
         missed, self._missed = self._missed, missing
-        monitor.suspect(missing - missed)
-        for agent in filter(monitor.is_gone, sorted(missing & begun - self._losing)):
-            proved_at = monitor.proved_at(agent)
+        self._roster.suspect(missing - missed, now)
+        for agent in filter(self._roster.is_gone, sorted(missing & begun - self._losing)):
+            proved_at = self._roster.proved_at(agent)
             if not any(worker.in_flight.lost_with(agent, proved_at) for worker in self._workers.values()):
-                monitor.doubt(agent)
+                self._roster.doubt(agent, now)
                 continue
             self._losing.add(agent)
-            self._background.start(self._lose(agent, monitor), name=f"repeat the work of {agent}")
+            self._background.start(self._lose(agent), name=f"repeat the work of {agent}")
 
-    async def settle_doubts(self, monitor: Monitor) -> None:
+    async def settle_doubts(self) -> None:
         """Ask the agents in doubt every half second whether they live, for ever; the registry need not answer."""
         while True:
             for agent in sorted(self._in_doubt() - self._asking):
                 self._asking.add(agent)
-                self._background.start(self._find_out(agent, monitor), name=f"does {agent} live")
+                self._background.start(self._find_out(agent), name=f"does {agent} live")
             await asyncio.sleep(DOUBT_PING_SECONDS)
 
     def _in_doubt(self) -> set[AgentId]:
         return set[AgentId]().union(*(worker.in_flight.in_doubt() for worker in self._workers.values()))
 
-    async def _lose(self, gone: AgentId, monitor: Monitor) -> None:
+    async def _lose(self, gone: AgentId) -> None:
         """Have the tasks that a dead agent had begun published again, unless another agent has taken them over.
 
         While a shard's results queue is not empty, or its former owner still consumes it, the agent's last results may
@@ -238,9 +237,9 @@ class AtWork:
         try:
             for worker in [worker for worker in self._workers.values() if gone in worker.in_flight.agents]:
                 silent_seconds = 0.0 if await self._has_heard_all(worker) else SILENT_SECONDS
-                if not monitor.is_gone(gone):
+                if not self._roster.is_gone(gone):
                     return
-                heard_until = min(asyncio.get_running_loop().time() - silent_seconds, monitor.proved_at(gone))
+                heard_until = min(asyncio.get_running_loop().time() - silent_seconds, self._roster.proved_at(gone))
                 answers = [worker.ask(lost) for lost in worker.in_flight.lost_with(gone, heard_until)]
                 ends += await asyncio.gather(*answers, return_exceptions=True)  # until then no look repeats them
             if not all(isinstance(end, BaseException) for end in ends):
@@ -248,7 +247,7 @@ class AtWork:
         finally:
             self._losing.discard(gone)
 
-    async def _find_out(self, agent: AgentId, monitor: Monitor) -> None:
+    async def _find_out(self, agent: AgentId) -> None:
         """Record in the ledger, for each task that an agent in doubt had, whether the agent lives or is gone.
 
         If neither is known yet, it is asked again.
@@ -260,8 +259,8 @@ class AtWork:
                 for node_key, agents in worker.in_flight.doubted.items()
                 if agent in agents
             ]
-            answers = await asyncio.gather(*(self._ask(agent, node_key, monitor) for _, node_key in doubts))
-            lives = self._lives(agent, answers, monitor)
+            answers = await asyncio.gather(*(self._ask(agent, node_key) for _, node_key in doubts))
+            lives = self._lives(agent, answers)
             if lives is None:
                 return
             asked = {worker.shard: worker for worker, _ in doubts}
@@ -276,16 +275,16 @@ class AtWork:
         finally:
             self._asking.discard(agent)
 
-    async def _ask(self, agent: AgentId, node_key: NodeKey, monitor: Monitor) -> PingAnswer:
+    async def _ask(self, agent: AgentId, node_key: NodeKey) -> PingAnswer:
         async with self._room:
-            return await monitor.ask(agent, node_key.task_id)
+            return await self._pings.ask(agent, task_id=node_key.task_id)
 
     async def _settle(self, worker: ShardWorker, fate: AgentFate) -> None:
         with suppress(Retryable):
             await worker.ask(fate)
             worker.in_flight.settle(fate.node_key, fate.agent)
 
-    def _lives(self, agent: AgentId, answers: Collection[PingAnswer], monitor: Monitor) -> bool | None:
+    def _lives(self, agent: AgentId, answers: Collection[PingAnswer]) -> bool | None:
         """Tell by an agent's answers to pings whether it lives; None while that is not known.
 
         It is gone by the monitor, or when it has no mailbox and is not in the registry for some questions in a row: a
@@ -300,7 +299,7 @@ class AtWork:
             self._without_mail[agent] += 1
         else:
             self._without_mail.pop(agent, None)
-        if monitor.is_gone(agent) or self._without_mail[agent] >= (BLIND_WITHOUT_MAIL if blind else WITHOUT_MAIL):
+        if self._roster.is_gone(agent) or self._without_mail[agent] >= (BLIND_WITHOUT_MAIL if blind else WITHOUT_MAIL):
             self._without_mail.pop(agent, None)
             return False
         return None

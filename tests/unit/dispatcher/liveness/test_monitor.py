@@ -152,13 +152,13 @@ async def test_agent_that_registers_again_amid_its_eviction_keeps_what_it_has_ac
     await watch.fleet.advance("1s")
     frozen = watch.fleet.agents[0].id
     watch.fleet.pause(frozen)
-    while not monitor.is_gone(frozen):
+    while not monitor.roster.is_gone(frozen):
         await asyncio.sleep(0.05)
 
     watch.fleet.resume(frozen)
     await watch.fleet.advance("20s")
 
-    assert not monitor.is_gone(frozen)
+    assert not monitor.roster.is_gone(frozen)
     assert watch.lost["first"] == watch.told("agent.offline") == []
 
 
@@ -169,16 +169,16 @@ async def test_dead_agent_in_doubt_is_asked_again_and_is_gone_or_back(watch: Wat
     agent = watch.fleet.agents[0].id
     watch.fleet.pause(agent)
     await watch.fleet.advance("6s")
-    assert monitor.is_gone(agent)
+    assert monitor.roster.is_gone(agent)
 
     if killed:
         watch.fleet.kill(agent)
     else:
         watch.fleet.resume(agent)
-    monitor.doubt(agent)
+    monitor.roster.doubt(agent, asyncio.get_running_loop().time())
     await watch.fleet.advance("6s")
 
-    assert monitor.is_gone(agent) is killed
+    assert monitor.roster.is_gone(agent) is killed
     assert watch.lost["first"] == [agent] * (2 if killed else 1)
     assert watch.told("agent.offline") == [agent], "an agent is reported as gone once"
     assert (monitor.lost, watch.told("agent.online").count(agent)) == (1, 1 if killed else 2)

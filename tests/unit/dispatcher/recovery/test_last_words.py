@@ -32,7 +32,7 @@ from dispatcher.ledger.commands import AgentFate, Asked, Command, Lost
 from dispatcher.ledger.effects import NodeKey, Transition
 from dispatcher.ledger.ownership import leases
 from dispatcher.ledger.rows import NodeRecord
-from dispatcher.liveness.monitor import Monitor
+from dispatcher.liveness.monitor import Monitor, Roster
 from dispatcher.liveness.ping import PingAnswer
 from dispatcher.ports import Ports
 from dispatcher.recovery.failover import AtWork, LockHolders, Predecessors
@@ -75,10 +75,18 @@ class BegunWork:
 
 @dataclass
 class OneDead:
-    """A monitor that has found one agent dead, and asks it again when in doubt, which it does not answer."""
+    """A monitor and roster with one dead agent, which does not answer when it is asked again in doubt."""
 
     asked_at: float = 0.0
     doubts: int = 0
+
+    @property
+    def roster(self) -> OneDead:
+        return self
+
+    @property
+    def pings(self) -> OneDead:
+        return self
 
     def is_gone(self, agent: AgentId) -> bool:
         return agent == DEAD
@@ -86,29 +94,31 @@ class OneDead:
     def proved_at(self, agent: AgentId) -> float:
         return self.asked_at
 
-    def doubt(self, agent: AgentId) -> None:
+    def doubt(self, agent: AgentId, now: float) -> None:
         assert agent == DEAD
         self.doubts += 1
-        self.asked_at = asyncio.get_running_loop().time()
+        self.asked_at = now
 
-    def suspect(self, names: Iterable[str]) -> None:
+    def suspect(self, names: Iterable[str], _: float) -> None:
         assert set(names) <= {DEAD}
 
 
 @asynccontextmanager
 async def watching(
-    worker: BegunWork, server: MemoryServer | None = None
+    worker: BegunWork, server: MemoryServer | None = None, *, monitor: OneDead | None = None
 ) -> AsyncIterator[tuple[MemoryBroker, AtWork, Supervisor]]:
     """What a dispatcher knows that owns the worker's shard; `worker.recovered` are the agents that are over."""
     async with MemoryBroker(server or MemoryServer(), name="dispatcher") as broker, Supervisor() as background:
         await broker.declare(base_topology() + shard_queues(0))
         shards = {0: cast(ShardWorker, worker)}
-        yield broker, AtWork(broker, background, shards, recovered=worker.recovered.append), background
+        ports = cast(Ports, SimpleNamespace(broker=broker, background=background))
+        watched = cast(Monitor, monitor or OneDead())
+        yield broker, AtWork(ports, watched, shards, recovered=worker.recovered.append), background
 
 
 async def look(at_work: AtWork) -> None:
     """The dispatcher looks at the registry, where nobody is, and has half a second until the next look."""
-    at_work.look(frozenset(), cast(Monitor, OneDead()))
+    at_work.look(frozenset())
     await asyncio.sleep(0.5)
 
 
@@ -123,7 +133,7 @@ async def test_dead_agent_s_task_is_published_again_when_all_reports_have_been_r
 
         reading = await broker.consume(routing.results_queue(0), lambda told: told.ack(), prefetch=10)
         await asyncio.sleep(1)
-        at_work.look(frozenset(), cast(Monitor, OneDead()))  # which is under way at the next look
+        at_work.look(frozenset())  # which is under way at the next look
         assert worker.recovered == []
         await look(at_work)
         await reading.cancel()
@@ -149,12 +159,12 @@ async def test_dead_agent_s_task_waits_while_a_former_owner_may_hold_reports() -
 @in_virtual_time
 async def test_task_that_an_agent_began_after_it_counted_as_dead_is_lost_only_once_it_was_asked_again() -> None:
     worker, monitor = BegunWork(), OneDead(asked_at=-1.0)
-    async with watching(worker) as (_, at_work, _):
-        at_work.look(frozenset(), cast(Monitor, monitor))
+    async with watching(worker, monitor=monitor) as (_, at_work, _):
+        at_work.look(frozenset())
         await asyncio.sleep(0.5)
         assert (worker.lost, monitor.doubts) == ([], 1)
 
-        at_work.look(frozenset(), cast(Monitor, monitor))
+        at_work.look(frozenset())
         await asyncio.sleep(0.5)
 
     assert (worker.lost, monitor.doubts) == ([Lost(NODE, 7, DEAD)], 1)
@@ -206,7 +216,7 @@ class AskedMonitor(OneDead):
     def __init__(self) -> None:
         self.open = self.most = self.asked = 0
 
-    async def ask(self, agent: AgentId, task_id: str) -> PingAnswer:
+    async def ask(self, agent: AgentId, *, task_id: str) -> PingAnswer:
         self.open, self.asked = self.open + 1, self.asked + 1
         self.most = max(self.most, self.open)
         await asyncio.sleep(0.1)
@@ -220,8 +230,8 @@ async def test_doubts_about_many_tasks_are_settled_together_with_few_open_pings(
     for number in range(nodes):
         row = NodeRecord(TaskState.WORKING, publication=number + 8, fence=2, agent="w-2", doubted=[["w-1", 1]])
         worker.in_flight.follow(Transition(NodeKey("w", f"d{number}"), TaskState.WORKING, "work", "p1", row), 0.0)
-    async with watching(worker) as (_, at_work, background):
-        background.start(at_work.settle_doubts(cast(Monitor, monitor)), name="settle doubts")
+    async with watching(worker, monitor=monitor) as (_, at_work, background):
+        background.start(at_work.settle_doubts(), name="settle doubts")
 
         await asyncio.sleep(5)
 
@@ -250,14 +260,15 @@ class Keeper:
 
 @dataclass
 class Seen:
-    """A monitor that found one agent dead."""
+    """A roster with two dead agents, as long as they are gone."""
 
+    gone: Callable[[], bool] = lambda: True
     suspects: list[str] = field(default_factory=list)
 
     def is_gone(self, agent: AgentId) -> bool:
-        return agent in (GONE, BACK)
+        return agent in (GONE, BACK) and self.gone()
 
-    def suspect(self, names: Iterable[str]) -> None:
+    def suspect(self, names: Iterable[str], _: float) -> None:
         self.suspects += names
 
 
@@ -274,11 +285,11 @@ class Pages:
 def holders(
     background: Supervisor,
     *pages: list[str],
-    is_gone: Callable[[AgentId], bool] | None = None,
+    seen: Seen | None = None,
     freed: Callable[[AgentId], None] = lambda _: None,
 ) -> LockHolders:
     ports = cast(Ports, SimpleNamespace(background=background, database=Pages(*pages)))
-    return LockHolders(ports, is_gone=is_gone or Seen().is_gone, freed=freed)
+    return LockHolders(ports, cast(Roster, seen or Seen()), freed=freed)
 
 
 def released(keeper: Keeper) -> list[str]:
@@ -292,11 +303,11 @@ def released(keeper: Keeper) -> list[str]:
 async def test_new_owner_has_all_examined_once_and_releases_what_a_dead_agent_held_before() -> None:
     keeper, monitor = Keeper(), Seen()
     async with Supervisor() as background:
-        found = holders(background, ["worker-a", "worker-b"], ["worker-c"])
+        found = holders(background, ["worker-a", "worker-b"], ["worker-c"], seen=monitor)
         found.release(None, GONE)
         found.release(None, BACK)
         for owned in (None, keeper, keeper):
-            found.look(cast(ShardWorker | None, owned), cast(Monitor, monitor), frozenset({BACK}))
+            found.look(cast(ShardWorker | None, owned), frozenset({BACK}))
         await eventually(lambda: len(background) == 0)
 
     assert released(keeper) == [GONE]
@@ -307,7 +318,7 @@ async def test_new_owner_has_all_examined_once_and_releases_what_a_dead_agent_he
 async def test_agent_that_counts_as_dead_and_is_not_cut_off_yet_keeps_its_locks() -> None:
     keeper = Keeper()
     async with Supervisor() as background:
-        holders(background, [GONE]).look(cast(ShardWorker, keeper), cast(Monitor, Seen()), frozenset())
+        holders(background, [GONE]).look(cast(ShardWorker, keeper), frozenset())
         await eventually(lambda: len(background) == 0)
 
     assert released(keeper) == []
@@ -329,7 +340,7 @@ async def test_all_locks_of_a_dead_agent_are_released_however_many_they_are_and_
 async def test_agent_that_is_back_keeps_what_it_acquired_since() -> None:
     keeper = Keeper(answers=3)
     async with Supervisor() as background:
-        found = holders(background, is_gone=lambda _: len(keeper.asked) < 2)
+        found = holders(background, seen=Seen(lambda: len(keeper.asked) < 2))
         found.release(cast(ShardWorker, keeper), GONE)
         await eventually(lambda: len(background) == 0)
 
@@ -343,7 +354,7 @@ async def test_locks_whose_shard_moves_amid_their_release_are_released_when_it_i
         found = holders(background)
         found.release(cast(ShardWorker, closed), GONE)
         await eventually(lambda: len(background) == 0)
-        found.look(cast(ShardWorker, keeper), cast(Monitor, Seen()), frozenset())
+        found.look(cast(ShardWorker, keeper), frozenset())
         await eventually(lambda: len(background) == 0)
 
     assert (released(closed), released(keeper)) == ([GONE], [GONE])
