@@ -126,17 +126,8 @@ def _needed(tr: Reads, since_ms: int, until_ms: int) -> tuple[list[dict[str, Any
             continue
         group = groups.setdefault(
             (entry.decision, entry.capability, entry.rule),
-            {
-                "decision": entry.decision,
-                "capability": entry.capability,
-                "rule": entry.rule,
-                "count": 0,
-                "workflow": workflow,
-                "node": node,
-                "by": entry.by,
-                "why": entry.why,
-                "at_ms": at_ms,
-            },
+            {name: getattr(entry, name) for name in ("decision", "capability", "rule", "by", "why")}
+            | {"count": 0, "workflow": workflow, "node": node, "at_ms": at_ms},
         )
         group["count"] += 1
     return sorted(groups.values(), key=lambda one: -one["count"]), len(rows) < MOST_ENTRIES

@@ -59,55 +59,44 @@ BREAKERS = Table(keyspace.BREAKERS, versions.BREAKER_ROW, BreakerRow)
 def trip(unit: UnitOfWork, body: Body) -> dict[str, Any]:
     """Open a breaker that an agent or client reports as tripped, and return its state; an open one stays as it is."""
     row = _read(unit, body)
-    if not row.open:
-        row.reset_ms = min(number(body, "reset_ms", DEFAULT_RESET_MS), round(1000 * LONGEST_RESET_SECONDS))
-        _open(unit, row, body, due_ms=unit.now_ms + row.reset_ms)
-        _write(unit, row)
-    return row.state(unit.now_ms).as_json()
+    if row.open:
+        return row.state(unit.now_ms).as_json()
+    row.reset_ms = min(number(body, "reset_ms", DEFAULT_RESET_MS), round(1000 * LONGEST_RESET_SECONDS))
+    return _open(unit, row, body, due_ms=unit.now_ms + row.reset_ms)
 
 
 def permit(unit: UnitOfWork, body: Body) -> dict[str, Any]:
     """Permit the asking process a probe of an open breaker, one an interval at most; return state and any permit."""
     row = _read(unit, body)
-    state = row.state(unit.now_ms).as_json()
     if not row.open or row.due_ms is None or row.due_ms > unit.now_ms:
-        return state
+        return row.state(unit.now_ms).as_json()
     row.due_ms = unit.now_ms + row.reset_ms
     row.permit = _advance(unit, row)
-    _write(unit, row)
-    return row.state(unit.now_ms).as_json() | {"permit": row.permit}
+    return _write(unit, row) | {"permit": row.permit}
 
 
 def decide(unit: UnitOfWork, body: Body) -> dict[str, Any]:
     """Close a breaker if a permitted probe call succeeded; if the last permitted one failed, wait another interval."""
     row = _read(unit, body)
     permitted, succeeded = number(body, "permit", 0), body.get("succeeded") is True
-    if not row.open or row.due_ms is None or permitted <= row.opened:
-        return row.state(unit.now_ms).as_json()
-    if succeeded:
-        _close(unit, row, body)
-        _write(unit, row)
-    elif permitted == row.permit:
-        row.due_ms = unit.now_ms + row.reset_ms
-        _advance(unit, row)
-        _write(unit, row)
+    if row.open and row.due_ms is not None and permitted > row.opened:
+        if succeeded:
+            return _close(unit, row, body)
+        if permitted == row.permit:
+            row.due_ms = unit.now_ms + row.reset_ms
+            _advance(unit, row)
+            return _write(unit, row)
     return row.state(unit.now_ms).as_json()
 
 
 def hold(unit: UnitOfWork, body: Body) -> dict[str, Any]:
     """Open a breaker by an operator's order, without probes until `reset`."""
-    row = _read(unit, body)
-    _open(unit, row, body, due_ms=None)
-    _write(unit, row)
-    return row.state(unit.now_ms).as_json()
+    return _open(unit, _read(unit, body), body, due_ms=None)
 
 
 def reset(unit: UnitOfWork, body: Body) -> dict[str, Any]:
     """Close a breaker by an operator's order, also in agents that opened it themselves without the control plane."""
-    row = _read(unit, body)
-    _close(unit, row, body)
-    _write(unit, row)
-    return row.state(unit.now_ms).as_json()
+    return _close(unit, _read(unit, body), body)
 
 
 def list_breakers(tr: Reads, body: Body) -> dict[str, Any]:
@@ -131,16 +120,20 @@ def _read(unit: UnitOfWork, body: Body) -> BreakerRow:
     return BREAKERS.read(unit.tr, name) or BreakerRow(name)
 
 
-def _open(unit: UnitOfWork, row: BreakerRow, body: Body, *, due_ms: int | None) -> None:
-    row.open, row.due_ms, row.since_ms = True, due_ms, unit.now_ms
-    row.reason, row.by = _text(body, "reason"), _text(body, "by")
+def _open(unit: UnitOfWork, row: BreakerRow, body: Body, *, due_ms: int | None) -> dict[str, Any]:
     row.opened = _advance(unit, row)
+    return _turn(unit, row, body, opens=True, due_ms=due_ms)
 
 
-def _close(unit: UnitOfWork, row: BreakerRow, body: Body) -> None:
-    row.open, row.due_ms, row.since_ms = False, None, unit.now_ms
-    row.reason, row.by = _text(body, "reason"), _text(body, "by")
+def _close(unit: UnitOfWork, row: BreakerRow, body: Body) -> dict[str, Any]:
     _advance(unit, row)
+    return _turn(unit, row, body, opens=False, due_ms=None)
+
+
+def _turn(unit: UnitOfWork, row: BreakerRow, body: Body, *, opens: bool, due_ms: int | None) -> dict[str, Any]:
+    row.open, row.due_ms, row.since_ms = opens, due_ms, unit.now_ms
+    row.reason, row.by = (str(body.get(name) or "")[:MOST_TEXT] for name in ("reason", "by"))
+    return _write(unit, row)
 
 
 def _advance(unit: UnitOfWork, row: BreakerRow) -> int:
@@ -152,17 +145,15 @@ def _advance(unit: UnitOfWork, row: BreakerRow) -> int:
     return row.version
 
 
-def _text(body: Body, name: str) -> str:
-    return str(body.get(name) or "")[:MOST_TEXT]
-
-
-def _write(unit: UnitOfWork, row: BreakerRow) -> None:
+def _write(unit: UnitOfWork, row: BreakerRow) -> dict[str, Any]:
+    """Write a breaker, tell all agents of it, and return its state."""
     BREAKERS.write(unit.tr, row)
     state = row.state(unit.now_ms).as_json()
     message = control_messages.message(control_messages.BREAKER_NEWS, state)
     unit.effects.messages.append(OutgoingMessage(message, routing.BROADCAST, ""))
     facts = {field: value for field, value in state.items() if field != "name"}
     unit.effects.say("breaker.opened" if row.open else "breaker.closed", row.name, **facts)
+    return state
 
 
 def _shard_key(body: Body) -> str:

@@ -121,10 +121,6 @@ class HandoffRecord:
         """True until the handoff is accepted, declined by all, expired or withdrawn."""
         return self.state == HandoffState.REQUESTED
 
-    def entry_of(self, agent: str) -> list[Any] | None:
-        """Return an agent's entry `[agent, when it was asked, why it declined]`; None when the agent was not asked."""
-        return next((entry for entry in self.asked if entry[0] == agent), None)
-
     def as_json(self, *, whole: bool = True) -> dict[str, Any]:
         """Return the handoff as JSON values for answers to requests, with its context only if `whole`."""
         asked = [{"agent": agent, "at_ms": at_ms, "declined": why} for agent, at_ms, why in self.asked]
@@ -276,9 +272,7 @@ def accept(unit: UnitOfWork, body: Body) -> dict[str, Any]:
         NotFound: when the handoff is unknown.
         InputError: when the agent was not asked.
     """
-    handoff, agent = _read(unit.tr, text(body, "handoff")), _name(body, "agent")
-    if handoff.entry_of(agent) is None:
-        raise InputError("This agent was not asked to take the task over", handoff=handoff.id, agent=agent)
+    handoff, agent, _ = _asked(unit, body)
     row = unit.node(handoff.node_key)
     if handoff.is_open and (row is None or _is_void(unit, row, handoff)):
         _close(unit, handoff, HandoffState.EXPIRED, why="its owner lost the task, or the task ended")
@@ -289,6 +283,20 @@ def accept(unit: UnitOfWork, body: Body) -> dict[str, Any]:
         move(unit, row, handoff, agent)
         _close(unit, handoff, HandoffState.ACCEPTED, by=agent)
     return handoff.as_json(whole=False)
+
+
+def _asked(unit: UnitOfWork, body: Body) -> tuple[HandoffRecord, str, list[Any]]:
+    """Return the handoff and the agent that a request names, and the entry of that agent among those that were asked.
+
+    Raises:
+        NotFound: when the handoff is unknown.
+        InputError: when the agent was not asked.
+    """
+    handoff, agent = _read(unit.tr, text(body, "handoff")), _name(body, "agent")
+    entry = next((entry for entry in handoff.asked if entry[0] == agent), None)
+    if entry is None:
+        raise InputError("This agent was not asked to take the task over", handoff=handoff.id, agent=agent)
+    return handoff, agent, entry
 
 
 def _end_execution(unit: UnitOfWork, row: NodeRecord, handoff: HandoffRecord, agent: str) -> None:
@@ -313,10 +321,7 @@ def decline(unit: UnitOfWork, body: Body) -> dict[str, Any]:
         NotFound: when the handoff is unknown.
         InputError: when the agent was not asked.
     """
-    handoff, agent = _read(unit.tr, text(body, "handoff")), _name(body, "agent")
-    entry = handoff.entry_of(agent)
-    if entry is None:
-        raise InputError("This agent was not asked to take the task over", handoff=handoff.id, agent=agent)
+    handoff, agent, entry = _asked(unit, body)
     if handoff.is_open and entry[2] in ("", NO_ANSWER):
         waited, entry[2] = not entry[2], _line(body, LONGEST_ANSWER_BYTES) or "no reason"
         _say(unit, handoff, "declined", by=agent, why=entry[2], left=len(handoff.waiting))
@@ -400,12 +405,11 @@ def _close(unit: UnitOfWork, handoff: HandoffRecord, state: str, *, by: str = ""
     timers.cancel(unit.tr, "", handoff.id, EXPIRY)
     HANDOFFS.write(unit.tr, handoff)
     unit.effects.push(handoff.reply_to, handoff.ticket, {"state": state})
+    event = "declined" if state == HandoffState.DECLINED else "expired"
     if state == HandoffState.ACCEPTED:
         _say(unit, handoff, state, by=by, capability=handoff.capability)
     elif state != HandoffState.DECLINED or not handoff.asked:
-        _say(
-            unit, handoff, "declined" if state == HandoffState.DECLINED else "expired", by=by, why=why or state, left=0
-        )
+        _say(unit, handoff, event, by=by, why=why or state, left=0)
 
 
 def _say(unit: UnitOfWork, handoff: HandoffRecord, event: str, **facts: Any) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
-from coditect.errors import InvalidWorkflow
+from coditect.errors import InvalidTask, InvalidWorkflow
 from coditect.wire.json import dumps, loads
 from coditect.workflow.documents.document import child_document, head_document, node_document
 from coditect.workflow.expressions import check_expressions
@@ -13,7 +14,23 @@ from coditect.workflow.graph import check_definition, children_of
 from dispatcher.ledger import values
 from dispatcher.ledger.values import ValueKey
 from dispatcher.ledger.workflows import submit
+from dispatcher.ledger.workflows.queries import Body
+from dispatcher.ledger.workflows.submit import text
 from dispatcher.store.transaction import Reads, Transaction
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+def read_name(body: Body, by: str) -> str:
+    """Return the name that a request gives to a schedule or trigger, which is the field of that name.
+
+    Raises:
+        InvalidTask: when it is no such name.
+    """
+    name = text(body, by)
+    if _NAME.fullmatch(name) is None:
+        raise InvalidTask(f"A {by}'s name is letters, digits, dots, hyphens and _", given=name[:120])
+    return name
 
 
 def read_order(document: object, by: str) -> dict[str, Any]:

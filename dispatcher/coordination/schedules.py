@@ -9,7 +9,6 @@ again starts none twice. A schedule that waits costs nothing but its row.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -40,7 +39,6 @@ UPCOMING = 5
 TICK = "schedule.tick"
 TICK_EXPRESSION = "tick"
 """The only expression in a schedule's input: the tick as text, in the schedule's time zone."""
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _FIELDS = frozenset({"schedule", "workflow", "input"})
 """What the request to make a schedule has beside the `ScheduleOptions`."""
 SCHEDULES = Table(keyspace.SCHEDULES, versions.SCHEDULE, Schedule)
@@ -53,9 +51,7 @@ def create(unit: UnitOfWork, body: Body) -> dict[str, Any]:
         InputError: when there is a schedule of the name, or a field is wrong.
         InvalidWorkflow: when the workflow is.
     """
-    name = text(body, "schedule")
-    if _NAME.fullmatch(name) is None:
-        raise InvalidTask("A schedule's name is letters, digits, dots, hyphens and _", given=name[:120])
+    name = orders.read_name(body, BY)
     options = read_options("A schedule", ScheduleOptions, {key: body[key] for key in body.keys() - _FIELDS})
     known = SCHEDULES.read(unit.tr, name)
     if known is not None and not options["replace"]:

@@ -43,8 +43,7 @@ def get(tr: Reads, body: Body) -> dict[str, Any]:
     space, key = _place(body)
     wanted = body.get("version")
     found = latest(tr, space, key) if wanted is None else _past(tr, space, key, number(body, "version", 1))
-    value = None if found.deleted else values.get(tr, value_key(space, key, found.number))
-    return found.as_json() | {"value": None if value is None else loads(value)}
+    return found.as_json() | {"value": _value(tr, space, key, found)}
 
 
 def put(unit: UnitOfWork, body: Body) -> dict[str, Any]:
@@ -65,10 +64,7 @@ def put(unit: UnitOfWork, body: Body) -> dict[str, Any]:
     _check_version(before, body.get("if_version"), key)
     if body.get("delete") and before.deleted:
         return before.as_json()
-    writer, task = (
-        str(body.get("writer") or "")[:LONGEST_STATE_NAME_BYTES],
-        str(body.get("task") or "")[:LONGEST_STATE_NAME_BYTES],
-    )
+    writer, task = (str(body.get(name) or "")[:LONGEST_STATE_NAME_BYTES] for name in ("writer", "task"))
     after = StateVersion(before.number + 1, writer, task, at_ms, deleted=bool(body.get("delete")))
     spaces.write(unit, space, key, after, None if after.deleted else _next_value(unit, space, key, before, body))
     return after.as_json()
@@ -148,8 +144,7 @@ def _check_version(before: StateVersion, wanted: object, key: str) -> None:
 def _next_value(unit: UnitOfWork, space: str, key: str, before: StateVersion, body: Body) -> bytes:
     if "patch" not in body:
         return dumps(body.get("value"))
-    present = None if before.deleted else values.get(unit.tr, value_key(space, key, before.number))
-    value = None if present is None else loads(present)
+    value = _value(unit.tr, space, key, before)
     if as_claim(value) is not None:
         raise InputError("A value over the inline limit cannot be merged", key=key, fix="read it and put the whole")
     return dumps(merged(value, body["patch"]))
@@ -174,6 +169,12 @@ def _past(tr: Reads, space: str, key: str, version: int) -> StateVersion:
         fix = f"the last {VERSIONS_KEPT} versions are kept"
         raise NotFound("There is no such version of this key", space=space, key=key, version=version, fix=fix)
     return unpack(row)
+
+
+def _value(tr: Reads, space: str, key: str, version: StateVersion) -> Any:
+    """Return the value of a version; None of a deletion."""
+    packed = None if version.deleted else values.get(tr, value_key(space, key, version.number))
+    return None if packed is None else loads(packed)
 
 
 def _shard_key(body: Body) -> str:
@@ -206,8 +207,7 @@ def record(unit: UnitOfWork, body: Body) -> dict[str, Any]:
         if unit.is_full:
             break
         before = latest(unit.tr, LESSONS_SPACE, name)
-        value = None if before.deleted else values.get(unit.tr, value_key(LESSONS_SPACE, name, before.number))
-        found = merged_lessons(read_rows(None if value is None else loads(value)), more, unit.now_ms)
+        found = merged_lessons(read_rows(_value(unit.tr, LESSONS_SPACE, name, before)), more, unit.now_ms)
         if known := [lesson for lesson in found if lesson.count]:  # else a fix of a forgotten lesson came
             after = StateVersion(before.number + 1, WRITER, "", unit.now_ms, deleted=False)
             spaces.write(unit, LESSONS_SPACE, name, after, dumps(rows_of(known)))

@@ -13,6 +13,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from coditect.errors import InputError, InvalidTask, NotFound
@@ -46,7 +47,6 @@ EVENT: frozenset[str] = frozenset({"event"})
 """The only name that a trigger's expressions see: the event, with type, source, id, subject, time and data."""
 WHOLE = {"$from": "event"}
 """The input of a trigger that declares none: the event itself."""
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _PATTERN = re.compile(r"(?=.{1,200}\Z)(?:[A-Za-z0-9_-]+|\*|#)(?:\.(?:[A-Za-z0-9_-]+|\*|#))*")
 _FIELDS = frozenset({"trigger", "event", "workflow", "input"})
 """What the request to make a trigger has beside the `TriggerOptions`."""
@@ -59,9 +59,7 @@ def add(unit: UnitOfWork, body: Body) -> dict[str, Any]:
         InputError: when there is a trigger of the name, or a field is wrong.
         InvalidWorkflow: when the workflow is.
     """
-    name = text(body, "trigger")
-    if _NAME.fullmatch(name) is None:
-        raise InvalidTask("A trigger's name is letters, digits, dots, hyphens and _", given=name[:120])
+    name = orders.read_name(body, rows.BY)
     options = read_options("A trigger", TriggerOptions, {key: body[key] for key in body.keys() - _FIELDS})
     if TRIGGERS.read(unit.tr, name) is not None:
         fix = "choose another name, or delete it: coditect trigger delete"
@@ -113,17 +111,8 @@ def _read(unit: UnitOfWork, name: str, body: Body, options: Mapping[str, Any]) -
     return trigger, order | {"input": template}
 
 
-def pause(unit: UnitOfWork, body: Body) -> dict[str, Any]:
-    """Pause a trigger: it misses the events that come until it is resumed; workflows that run go on."""
-    return _steer(unit, body, "paused")
-
-
-def resume(unit: UnitOfWork, body: Body) -> dict[str, Any]:
-    """Resume a paused trigger for the events that come from now on."""
-    return _steer(unit, body, "active")
-
-
-def _steer(unit: UnitOfWork, body: Body, state: str) -> dict[str, Any]:
+def steer(unit: UnitOfWork, body: Body, *, state: str) -> dict[str, Any]:
+    """Pause or resume a trigger: it misses the events that come while it is paused; workflows that run go on."""
     trigger = replace(_find(unit, body), state=state)
     TRIGGERS.write(unit.tr, trigger)
     return report(trigger)
@@ -215,8 +204,8 @@ def _shard_key(body: Body) -> str:
 
 TRIGGER_VERBS: Mapping[str, Query | ShardChange] = {
     Verb.TRIGGER_ADD: ShardChange(add, _shard_key),
-    Verb.TRIGGER_PAUSE: ShardChange(pause, _shard_key),
-    Verb.TRIGGER_RESUME: ShardChange(resume, _shard_key),
+    Verb.TRIGGER_PAUSE: ShardChange(partial(steer, state="paused"), _shard_key),
+    Verb.TRIGGER_RESUME: ShardChange(partial(steer, state="active"), _shard_key),
     Verb.TRIGGER_REMOVE: ShardChange(remove, _shard_key),
     Verb.TRIGGER_FIRE: ShardChange(fire, _shard_key, deduplicated=False),  # the event's id says if it came before
     Verb.TRIGGER_LIST: Query(list_triggers),
