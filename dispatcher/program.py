@@ -6,12 +6,11 @@ import asyncio
 import logging
 import math
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 
 from coditect.agent.health import Readiness, seen_from_outside
 from coditect.aio.clock import Clock, SystemClock
@@ -221,12 +220,7 @@ def options_of(settings: Settings) -> DispatcherOptions:
     )
 
 
-def unwrapped(broker: Broker, database: Database, graph: TaskGraph) -> tuple[Broker, Database, TaskGraph]:
-    """Return the ports of a dispatcher as they are."""
-    return broker, database, graph
-
-
-async def serve(settings: Settings, *, wrap: Wrap = unwrapped) -> None:
+async def serve(settings: Settings, *, wrap: Wrap | None = None) -> None:
     """Run one dispatcher until SIGTERM or SIGINT, or until its store or a critical loop fails.
 
     The dispatcher works on the ports that `wrap` returns for its own, such as ports that write down what is called.
@@ -257,7 +251,8 @@ async def serve(settings: Settings, *, wrap: Wrap = unwrapped) -> None:
         await stack.enter_async_context(broker)
         registry = await stack.enter_async_context(RedisRegistry(settings.redis_url))
         graph = await stack.enter_async_context(RedisTaskGraph(settings.redis_url, worker=options.owner))
-        wrapped_broker, wrapped_store, wrapped_graph = wrap(broker, database, graph)
+        ports: tuple[Broker, Database, TaskGraph] = (broker, database, graph)
+        wrapped_broker, wrapped_store, wrapped_graph = ports if wrap is None else wrap(*ports)
         running = await stack.enter_async_context(
             running_dispatcher(
                 broker=wrapped_broker,
@@ -328,7 +323,7 @@ def unready(broker: Broker, dispatcher: Dispatcher) -> str:
     return dispatcher.health.why_not()
 
 
-def main(settings: Settings | None = None, *, wrap: Wrap = unwrapped) -> int:
+def main(settings: Settings | None = None, *, wrap: Wrap | None = None) -> int:
     """Run a dispatcher until it is stopped, and return the process's exit code.
 
     The settings are those given, or else those of the environment. `wrap` wraps the ports, as in `serve`.
@@ -381,7 +376,7 @@ async def informed(policy: ApprovalPolicy | None, registry: Registry, background
     registered = RegisteredFacts(registry)
     await registered.look()
     background.keep(registered.run, name="registered capabilities", critical=False, idle=True)
-    return replace(policy, facts=registered.facts_of)
+    return replace(policy, facts=registered.facts.get)
 
 
 class RegisteredFacts:
@@ -389,11 +384,7 @@ class RegisteredFacts:
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
-        self.facts: Mapping[str, CapabilityFacts] = MappingProxyType({})
-
-    def facts_of(self, capability: str) -> CapabilityFacts | None:
-        """Return a capability's known tags and cost; None when no agent is known to have offered the capability."""
-        return self.facts.get(capability)
+        self.facts: dict[str, CapabilityFacts] = {}
 
     async def run(self) -> None:
         """Read the tags and costs from the registry every 5 seconds, until canceled."""
@@ -417,4 +408,5 @@ class RegisteredFacts:
         for name, facts in self.facts.items():
             if len(found) < MAX_KNOWN_CAPABILITIES:
                 found.setdefault(name, facts)
-        self.facts = MappingProxyType(found)
+        self.facts.clear()
+        self.facts.update(found)

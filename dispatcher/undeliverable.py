@@ -392,14 +392,13 @@ class Dropped:
         if copies is None or originals is None:
             self._base = None
             return
-        before, self._balance = self._balance, originals.messages - self.handed_out - copies.messages
+        dropped, before = 0, self._balance
+        self._balance = originals.messages - self.handed_out - copies.messages
         if self._base is None or copies.consumers != 1 or originals.messages < self._kept:
             self._base = self._balance - self._counter.value
         elif copies.messages == 0 and self._balance == before:
-            self._count(self._balance - self._base)
+            dropped = self._balance - self._base
         self._kept = originals.messages
-
-    def _count(self, dropped: int) -> None:
         if dropped > self._counter.value:
             facts = {"dropped": dropped - self._counter.value, "queue": routing.UNROUTED_QUEUE}
             log.warning("Tasks that no agent takes came too fast: some of their publishers get no answer", extra=facts)

@@ -9,10 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 
-from coditect.aio.supervisor import Supervisor
 from coditect.broker.port import Broker
 from coditect.errors import BrokerUnavailable
 from coditect.model.capability import Priority
@@ -36,14 +34,9 @@ MAX_WATCHED_CAPABILITIES = 500
 """The number of capabilities whose queues are looked at; there are four queues for each."""
 
 
-@dataclass(slots=True)
-class Depths:
-    """The measurements of all known queues, by metric labels: waiting tasks, oldest age, consumers and dead letters."""
-
-    waiting: dict[tuple[str, ...], float] = field(default_factory=dict)
-    oldest: dict[tuple[str, ...], float] = field(default_factory=dict)
-    consumers: dict[tuple[str, ...], float] = field(default_factory=dict)
-    dead: dict[tuple[str, ...], float] = field(default_factory=dict)
+Depths = dict[str, dict[tuple[str, ...], float]]
+"""The measurements of all known queues, by the metric's name and the values of its labels."""
+SHOWN = (QUEUE_DEPTH, QUEUE_OLDEST, QUEUE_CONSUMERS, DEAD_LETTERS)
 
 
 class QueueDepths:
@@ -59,21 +52,12 @@ class QueueDepths:
         self._filled: dict[tuple[str, ...], float] = {}
         self._looked_at = 0.0
         """The time of the last look at which a queue was empty, by capability and priority."""
-        self._shown = Depths()
+        self._shown: Depths = {metric.name: {} for metric in SHOWN}
         self._asked = asyncio.Event()
         metrics.observe(REGISTRY_SIZE, lambda: self._size)
-        for metric, name in (
-            (QUEUE_DEPTH, "waiting"),
-            (QUEUE_OLDEST, "oldest"),
-            (QUEUE_CONSUMERS, "consumers"),
-            (DEAD_LETTERS, "dead"),
-        ):
-            metrics.observe_all(metric, partial(self._read, name))
+        for metric in SHOWN:
+            metrics.observe_all(metric, partial(self._read, metric.name))
         metrics.observe_all(CAPABILITY_AGENTS, self._offered)
-
-    def open(self, background: Supervisor) -> None:
-        """Start the loop that looks at the queues when the metrics are read."""
-        background.keep(self._run, name="queue depths", critical=False, idle=True)
 
     def note(self, records: Sequence[AgentRecord]) -> None:
         """Note how many agents live, and how many of them offer each capability."""
@@ -84,14 +68,15 @@ class QueueDepths:
     def _offered(self) -> Mapping[tuple[str, ...], float]:
         return {(name,): self._agents[name] for name in self._watched()} if self._leads() else {}
 
-    def _read(self, name: str) -> Mapping[tuple[str, ...], float]:
+    def _read(self, metric: str) -> Mapping[tuple[str, ...], float]:
         self._asked.set()
-        return getattr(self._shown, name) if self._leads() else {}
+        return self._shown[metric] if self._leads() else {}
 
     def _watched(self) -> Iterable[str]:
         return list(self._known)[:MAX_WATCHED_CAPABILITIES]
 
-    async def _run(self) -> None:
+    async def run(self) -> None:
+        """Look at the queues when the metrics are read, until canceled."""
         while True:
             await self._asked.wait()
             self._asked.clear()
@@ -101,7 +86,8 @@ class QueueDepths:
 
     async def look(self) -> None:
         """Ask the broker for depths and consumers of the known queues; if it does not answer, keep the last figures."""
-        seen, now = Depths(), asyncio.get_running_loop().time()
+        seen: Depths = {metric.name: {} for metric in SHOWN}
+        now = asyncio.get_running_loop().time()
         if now - self._looked_at > UNSEEN_SECONDS:
             self._filled.clear()
         self._looked_at = now
@@ -115,12 +101,12 @@ class QueueDepths:
     async def _look_at(self, name: str, seen: Depths, now: float) -> None:
         dead = await self._broker.stats(routing.dead_queue(name))
         if dead is not None:
-            seen.dead[(name,)] = dead.messages
+            seen[DEAD_LETTERS.name][(name,)] = dead.messages
         for level in Priority:
             stats, key = await self._broker.stats(routing.task_queue(name, level)), (name, level.value)
             if stats is None:
                 continue
             if not stats.messages:
                 self._filled[key] = now
-            seen.waiting[key], seen.consumers[key] = stats.messages, stats.consumers
-            seen.oldest[key] = now - self._filled.setdefault(key, now)
+            seen[QUEUE_DEPTH.name][key], seen[QUEUE_CONSUMERS.name][key] = stats.messages, stats.consumers
+            seen[QUEUE_OLDEST.name][key] = now - self._filled.setdefault(key, now)

@@ -63,9 +63,6 @@ async def watching_agents(
     The owner of any other shard has those agents examined that have begun its tasks.
     """
 
-    def on_gone(gone: AgentId) -> None:
-        holders.release(workers.get(locks_shard), gone)
-
     def since_seen(metric: Metric) -> Callable[[AgentId], None]:
         """Return the function that records how long ago a dead agent gave its last sign of life."""
         histogram = ports.metrics.histogram(metric)
@@ -90,7 +87,7 @@ async def watching_agents(
         ports.database,
         owner=owner,
         evict=evict,
-        on_gone=on_gone,
+        on_gone=lambda gone: holders.release(workers.get(locks_shard), gone),
         health=ports.background.health,
     )
     holders = LockHolders(ports, monitor.roster, freed=since_seen(LOCKS_FREED_SECONDS))
@@ -99,7 +96,7 @@ async def watching_agents(
     async with monitor:
         ports.metrics.observe(AGENTS_LOST, lambda: monitor.lost)
         ports.metrics.observe(CONNECTIONS_EVICTED, lambda: monitor.evicted)
-        depths.open(ports.background)
+        ports.background.keep(depths.run, name="queue depths", critical=False, idle=True)
         ports.background.keep(at_work.settle_doubts, name="settle doubts", critical=False, idle=True)
         yield monitor
 
@@ -325,13 +322,9 @@ class Predecessors:
         """Start to close a former shard owner's broker connections in the background, unless that is under way."""
         if previous not in self._closing:
             self._closing.add(previous)
-            self._background.start(self._close(previous), name=f"evict {previous}")
-
-    async def _close(self, previous: str) -> None:
-        try:
-            await close_owner(self._evict, previous, is_back=partial(self._lives, previous))
-        finally:
-            self._closing.discard(previous)
+            closing = close_owner(self._evict, previous, is_back=partial(self._lives, previous))
+            task = self._background.start(closing, name=f"evict {previous}")
+            task.add_done_callback(lambda _: self._closing.discard(previous))
 
     async def _lives(self, owner: str) -> bool:
         """Tell whether a shard's former owner is alive, or may be, so that its broker connections must stay open."""

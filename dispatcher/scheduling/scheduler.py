@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -35,6 +35,10 @@ MOST_OF_A_COMMAND = 64
 """The most nodes that one command to a shard worker claims."""
 CLAIM_BYTES = 4_000
 """The estimated bytes that the claim of one node adds to a batch, against the batch's limit."""
+
+
+TOOL_VERBS = {RequestKind.CANCEL: Verb.CANCEL, RequestKind.REQUEUE: Verb.REDRIVE}
+"""The requests that people make by what they do to a job with RQ's tools."""
 
 
 class Scheduler:
@@ -111,22 +115,6 @@ class Scheduler:
         if isinstance(answer, int) and answer > 0:
             self._brought[capability] = asyncio.get_running_loop().time()
 
-    def _ask(self, request: Asked, node_key: NodeKey) -> None:
-        """Pass on a person's request in RQ, then have its node claimed or its state sent to RQ.
-
-        Not after a retryable error or when the shard was lost: RQ then reports the request again.
-        """
-
-        def answered(answer: Any) -> None:
-            if not isinstance(answer, Retryable):
-                self._claim(node_key)
-
-        self._put(self._shard_of(node_key.workflow), request, answered)
-
-    def _claim(self, node_key: NodeKey) -> None:
-        """Have the shard worker claim a node if it is ready and capacity is free, or else send its state to RQ."""
-        self._propose(self._shard_of(node_key.workflow), "", (node_key,))
-
     def _shard_of(self, workflow: str) -> int:
         return shard_of(workflow, self._ownership.count)
 
@@ -141,15 +129,14 @@ class Scheduler:
         took by mistake is claimed or gets the ledger's state.
         """
         for request in requests:
-            node_key = NodeKey(request.workflow, request.node)
-            body = {"workflow": request.workflow, "node": request.node, "reason": "canceled in RQ"}
-            match request.kind:
-                case RequestKind.CANCEL:
-                    self._ask(Asked(Verb.CANCEL, body), node_key)
-                case RequestKind.REQUEUE:
-                    self._ask(Asked(Verb.REDRIVE, body), node_key)
-                case RequestKind.STRAY:
-                    self._claim(node_key)
+            shard = self._shard_of(request.workflow)
+            claim = partial(self._propose, shard, "", (NodeKey(request.workflow, request.node),))
+            verb = TOOL_VERBS.get(request.kind)
+            if verb is None:
+                claim()
+            else:
+                body = {"workflow": request.workflow, "node": request.node, "reason": "canceled in RQ"}
+                self._put(shard, Asked(verb, body), partial(_answered, claim))
 
     async def forgotten(self, shards: Collection[int]) -> None:
         """Have all live workflows of shards that RQ lost written to RQ; the bridge repeats a call that failed."""
@@ -183,6 +170,12 @@ class Scheduler:
         first = self._rounds % len(workers) if workers else 0
         for left, worker in zip(range(len(workers), 0, -1), workers[first:] + workers[:first], strict=True):
             worker.fill(capability, -(-self._ports.capacity.room_for(capability) // left))
+
+
+def _answered(claim: Callable[[], None], answer: object) -> None:
+    """Have the node of a person's request claimed, or its state sent to RQ; else RQ reports the request again."""
+    if not isinstance(answer, Retryable):
+        claim()
 
 
 # The bridge that brings RQ's queued jobs and people's requests in RQ to the dispatcher's shard workers.

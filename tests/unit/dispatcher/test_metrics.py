@@ -115,7 +115,7 @@ async def scene() -> AsyncIterator[Scene]:
         depths = QueueDepths(broker, metrics, leads=lambda: made.leads)
         made = Scene(broker, metrics, depths, capability)
         depths.note([AgentRecord(replace(registration, capabilities=registration.capabilities[:1]), IDLE, 1000)])
-        depths.open(background)
+        background.start(depths.run(), name="queue depths")
         yield made
 
 
