@@ -14,7 +14,6 @@ from dispatcher.taskgraph.port import (
     BATCH,
     PIECE,
     Change,
-    GraphDifference,
     Job,
     JobState,
     Key,
@@ -25,7 +24,7 @@ from dispatcher.taskgraph.port import (
     Unfinished,
     looks,
 )
-from dispatcher.taskgraph.records import MOST_DEPENDENCIES, change_to, pages_of_changes, queue_name
+from dispatcher.taskgraph.records import MOST_DEPENDENCIES, pages_of_changes, queue_name
 
 _ENDS = (JobState.FINISHED, JobState.FAILED, JobState.CANCELED)
 
@@ -167,14 +166,11 @@ class MemoryTaskGraph:
         ]
         return found[:BATCH]
 
-    async def difference(self, expected: Sequence[Job], queued: Collection[Key] = ()) -> GraphDifference:
-        """Return the expected jobs that are missing, and the changes that correct jobs in other states."""
+    async def difference(self, expected: Sequence[Job], queued: Collection[Key] = ()) -> Sequence[Job]:
+        """Return the expected jobs that are missing, or have another state."""
         self._check("difference")
         found = [(job, self._jobs.get(Key(job.workflow, job.node))) for job in expected]
-        return GraphDifference(
-            tuple(job for job, entry in found if entry is None),
-            tuple(change_to(job) for job, entry in found if entry and not self._is_as(entry, job)),
-        )
+        return [job for job, entry in found if entry is None or not self._is_as(entry, job)]
 
     async def unfinished(self, shard: int) -> Unfinished:
         """Return the shard's workflows with unended jobs that no person changed, and the shard's queued jobs."""

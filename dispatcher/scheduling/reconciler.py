@@ -149,7 +149,7 @@ async def drift(
     """
     if not workflows:
         return
-    waiting, began = deque[tuple[float, list[Job]]](), _now()
+    waiting, began = deque[tuple[float, Sequence[Job]]](), _now()
     queued = (await graph.unfinished(worker.shard)).queued
     async for node_keys in _pages(database, workflows):
         if worker.closed:
@@ -213,13 +213,11 @@ async def _differing(
     graph: TaskGraph,
     node_keys: Sequence[NodeKey],
     queued: Collection[Key] = (),
-) -> list[Job]:
+) -> Sequence[Job]:
     """Return the jobs of the given nodes that RQ lacks, or has in another state than the ledger."""
     jobs = [projector.job(node) for node in await _seen(worker, tuple(node_keys))]
     await projector.flushed()
-    found = await graph.difference(jobs, queued)
-    wrong = {(job.workflow, job.node) for job in found.missing} | {(job.workflow, job.node) for job in found.changes}
-    return [job for job in jobs if (job.workflow, job.node) in wrong]
+    return await graph.difference(jobs, queued)
 
 
 async def _seen(worker: ShardWorker, node_keys: tuple[NodeKey, ...]) -> list[NodeSnapshot]:

@@ -90,6 +90,10 @@ class Job:
     state: JobState
     timeout_ms: int | None = None
 
+    def as_change(self) -> Change:
+        """Return the change that sets the job to this state, whatever state it has in RQ."""
+        return Change(self.workflow, self.node, self.shard, self.level, self.state, anew=True)
+
 
 @value
 class Change:
@@ -153,17 +157,6 @@ class ToolRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class GraphDifference:
-    """The jobs that RQ lacks (for `create`), and the changes that correct RQ's other jobs (for `tell`)."""
-
-    missing: tuple[Job, ...]
-    changes: tuple[Change, ...]
-
-    def __len__(self) -> int:
-        return len(self.missing) + len(self.changes)
-
-
-@dataclass(frozen=True, slots=True)
 class Unfinished:
     """The workflows with unended jobs, and the queued jobs, that RQ has of one shard."""
 
@@ -209,8 +202,8 @@ class TaskGraph(Protocol):
     async def requests(self, shards: Collection[int]) -> list[ToolRequest]:
         """Return at most 500 changes that people or stock workers made to jobs since `tell` set their states."""
 
-    async def difference(self, expected: Sequence[Job], queued: Collection[Key] = ()) -> GraphDifference:
-        """Compare the jobs that the ledger expects with RQ; return those that RQ lacks, and changes that mend others.
+    async def difference(self, expected: Sequence[Job], queued: Collection[Key] = ()) -> Sequence[Job]:
+        """Compare the jobs that the ledger expects with RQ; return, in order, those that RQ lacks or has otherwise.
 
         `queued` are those that were just seen in their queues. Only so many of the other jobs are looked for in queues,
         and of the predecessors of each job, as cost Redis a few milliseconds: the rest is not compared.

@@ -212,8 +212,7 @@ class Projector:
     async def _create(self, jobs: list[Job]) -> None:
         """Create jobs in RQ, and correct those that RQ has already in another state."""
         if there := await self._graph.create(jobs):
-            difference = await self._graph.difference(there)
-            await self._graph.tell(difference.changes)
+            await self._graph.tell([job.as_change() for job in await self._graph.difference(there)])
 
 
 def _without_passing_starts(changes: list[Change]) -> list[Change]:

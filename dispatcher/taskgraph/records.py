@@ -84,11 +84,6 @@ def refusal_row(job: str, queue: str, error: str) -> list[Any]:
     return [job, queue, JobState.FAILED.value, "", "", _error(error), "+inf", 0]
 
 
-def change_to(job: Job) -> Change:
-    """Return the change that sets an RQ job to its node's state in the ledger, whatever state the job has in RQ."""
-    return Change(job.workflow, job.node, job.shard, job.level, job.state, anew=True)
-
-
 def stamp(now_ms: int, worker: str, nonce: str) -> list[str]:
     """Return a Lua script's common arguments: the time in RQ's formats, the worker's name, an execution id prefix."""
     moment = datetime.fromtimestamp(now_ms / 1000, UTC)

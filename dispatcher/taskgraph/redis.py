@@ -20,7 +20,6 @@ from dispatcher.taskgraph.port import (
     BATCH,
     PIECE,
     Change,
-    GraphDifference,
     Job,
     Key,
     Proposal,
@@ -33,7 +32,6 @@ from dispatcher.taskgraph.port import (
 from dispatcher.taskgraph.records import (
     batches,
     change_row,
-    change_to,
     identity,
     job_id,
     job_row,
@@ -140,10 +138,9 @@ class RedisTaskGraph:
         asked = [(RequestKind(kind.decode()), _identity(job)) for kind, job in kinds]
         return [ToolRequest(*job, kind) for kind, job in asked if job is not None]
 
-    async def difference(self, expected: Sequence[Job], queued: Collection[Key] = ()) -> GraphDifference:
-        """Compare the expected jobs with RQ, 500 in a round trip; return those missing, and changes for others."""
-        missing: list[Job] = []
-        changes: list[Change] = []
+    async def difference(self, expected: Sequence[Job], queued: Collection[Key] = ()) -> Sequence[Job]:
+        """Compare the expected jobs with RQ, 500 in a round trip; return those that are missing or differ."""
+        wrong: list[Job] = []
         for page in _pages(expected):
             rows = [
                 [
@@ -154,10 +151,8 @@ class RedisTaskGraph:
                 ]
                 for job in page
             ]
-            absent, differing = await self._run("difference", json.dumps(rows))
-            missing += [page[number] for number in absent]
-            changes += [change_to(page[number]) for number in differing]
-        return GraphDifference(tuple(missing), tuple(changes))
+            wrong += [page[number] for number in await self._run("difference", json.dumps(rows))]
+        return wrong
 
     async def unfinished(self, shard: int) -> Unfinished:
         """Return the shard's workflows with unended jobs and its queued jobs, reading 200 jobs of a queue at once."""

@@ -1,7 +1,7 @@
--- ARGV: rows of id, queue, state, whether it is known to be in its queue; returns the numbers of the missing and of the
--- others that differ. What it looks at is bounded: few that may not be in their queues, which are long, and few of the
+-- ARGV: rows of id, queue, state, whether it is known to be in its queue; returns the numbers of those that are
+-- missing or differ. What it looks at is bounded: few that may not be in their queues, which are long, and few of the
 -- predecessors of each job, others the next time.
-local missing, differing, looks = {}, {}, 16
+local differing, looks = {}, 16
 local function registered(id)
   for _, parent in ipairs(redis.call('SRANDMEMBER', 'rq:job::' .. id .. ':dependencies', 8)) do
     if redis.call('SISMEMBER', 'rq:job:' .. parent .. ':dependents', id) == 0 then return false end
@@ -24,10 +24,8 @@ end
 for number, row in ipairs(cjson.decode(ARGV[1])) do
   local id, queue, state = row[1], row[2], row[3]
   local job = redis.call('HMGET', 'rq:job:' .. id, 'status', 'coditect_state')
-  if not job[1] then
-    missing[#missing + 1] = number - 1
-  elseif job[1] ~= state or job[2] ~= state or not placed(id, queue, state, row[4]) then
+  if job[1] ~= state or job[2] ~= state or not placed(id, queue, state, row[4]) then
     differing[#differing + 1] = number - 1
   end
 end
-return {missing, differing}
+return differing

@@ -71,6 +71,13 @@ class Scene:
         """At most so many of the usual capability, and of others."""
         return [one.node for one in await self.graph.adopt([self.shard], {CAPABILITY: most, **others})]
 
+    async def mend(self, *expected: Job) -> list[Job]:
+        """RQ gets what it lacks or has otherwise, as the ledger has it; which jobs these are."""
+        wrong = [*await self.graph.difference(expected)]
+        there = await self.graph.create(wrong)
+        await self.graph.tell([job.as_change() for job in there])
+        return wrong
+
     async def counts(self) -> dict[str, int]:
         """By state, without the zeros."""
         counts = await counted(self.graph, [self.shard])

@@ -55,20 +55,14 @@ async def do(scene: Scene, step: tuple[str, Any]) -> object:
             await graph.remove(scene.workflow, given_)
             return None
         case _:
-            expected = [job(scene, node, state) for node, state in given_]
-            difference = await graph.difference(expected)
-            await graph.create(difference.missing)
-            await graph.tell(difference.changes)
-            return [job.node for job in difference.missing]
+            return [wrong.node for wrong in await scene.mend(*[job(scene, node, state) for node, state in given_])]
 
 
 async def seen(scene: Scene) -> object:
     everywhere = [job(scene, node, state) for node in NODES for state in JobState]
-    difference = await scene.graph.difference(everywhere)
-    wrong = {(change.node, change.state) for change in difference.changes}
-    missing = {(job.node, job.state) for job in difference.missing}
+    wrong = {(job.node, job.state) for job in await scene.graph.difference(everywhere)}
     unfinished = {*(await scene.graph.unfinished(scene.shard)).workflows}
-    return await scene.counts(), wrong, missing, len(await scene.requests()), unfinished
+    return await scene.counts(), wrong, len(await scene.requests()), unfinished
 
 
 async def compare(url: str, taken: list[tuple[str, Any]]) -> None:

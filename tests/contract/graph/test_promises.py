@@ -146,12 +146,8 @@ async def test_difference_names_the_missing_and_those_in_another_state(scene: Sc
         scene.job("d", "a", state=QUEUED),
     ]
 
-    difference = await scene.graph.difference(expected)
-    assert difference.missing == (expected[3],)
-    assert difference.changes == (replace(scene.change("c", STARTED), anew=True),)
-
-    await scene.graph.create(difference.missing)
-    await scene.graph.tell(difference.changes)
+    assert expected[2].as_change() == replace(scene.change("c", STARTED), anew=True)
+    assert await scene.mend(*expected) == expected[2:]
     assert not await scene.graph.difference(expected)
     assert await scene.counts() == {"finished": 1, "queued": 2, "started": 1}
 
@@ -281,8 +277,7 @@ async def test_adopted_job_that_nobody_claims_is_put_back_by_being_told_its_stat
     await scene.create(scene.job("a"))
     assert await scene.adopt() == ["a"]
 
-    difference = await scene.graph.difference([scene.job("a", state=QUEUED)])
-    await scene.graph.tell(difference.changes)
+    await scene.mend(scene.job("a", state=QUEUED))
 
     assert await scene.counts() == {"queued": 1}
     assert await scene.adopt() == ["a"]
@@ -418,11 +413,9 @@ async def test_wiped_graph_is_noticed_and_built_anew_from_what_the_ledger_has(wi
     await scene.tell(FINISHED, "b")
 
     ledger = [scene.job("a", state=FINISHED), scene.job("b", "a", state=STARTED), scene.job("c", "b")]
-    difference = await scene.graph.difference(ledger)
-    await scene.graph.create(difference.missing)
+    assert await scene.mend(*ledger) == ledger
     await scene.graph.remember(scene.shard)
 
-    assert difference.missing == tuple(ledger)
     assert await scene.graph.known([scene.shard])
     assert await scene.counts() == {"finished": 1, "started": 1, "deferred": 1}
     await scene.tell(FINISHED, "b")

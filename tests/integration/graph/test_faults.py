@@ -94,8 +94,8 @@ async def test_job_that_was_adopted_by_a_killed_dispatcher_is_put_back_by_the_ne
 
     async with RedisTaskGraph(server.url, worker="dispatcher-2", timeout_seconds=10) as graph:
         assert not await graph.known([first.shard]), "another life's knowledge is none of ours"
-        difference = await graph.difference([first.job("a"), first.job("b", "a")])
-        await graph.tell(difference.changes)
+        wrong = await graph.difference([first.job("a"), first.job("b", "a")])
+        await graph.tell([job.as_change() for job in wrong])
         await graph.remember(first.shard)
 
         assert await graph.known([first.shard])

@@ -72,9 +72,7 @@ async def test_job_that_is_put_right_keeps_its_end(scene: Scene, stock: Stock, b
     await scene.graph.tell([outcome])
     by_hand(stock.fetch("a"))
 
-    difference = await scene.graph.difference([ended])
-    await scene.graph.create(difference.missing)
-    await scene.graph.tell(difference.changes)
+    await scene.mend(ended)
     await scene.graph.tell([outcome])
 
     assert stock.fetch("a").return_value() == 42
@@ -219,8 +217,7 @@ async def test_job_that_was_saved_after_its_deletion_is_failed_and_then_put_righ
     stock.queue.enqueue_job(stale)
 
     assert await scene.adopt() == []
-    difference = await scene.graph.difference([scene.job("a")])
-    await scene.graph.tell(difference.changes)
+    await scene.mend(scene.job("a"))
 
     assert await scene.requests() == []
     assert await scene.adopt() == ["a"]
@@ -233,8 +230,7 @@ async def test_job_that_a_stock_client_saved_too_late_is_put_right(scene: Scene,
 
     stale.save()
     assert stock.fetch("a").get_status() is JobStatus.QUEUED
-    difference = await scene.graph.difference([scene.job("a", state=STARTED)])
-    await scene.graph.tell(difference.changes)
+    await scene.mend(scene.job("a", state=STARTED))
 
     assert stock.fetch("a").get_status() is JobStatus.STARTED
     assert stock.counts() == {"started": 1}
@@ -246,8 +242,7 @@ async def test_job_of_a_killed_stock_worker_is_put_back(client: Redis, scene: Sc
     await scene.create(scene.job("a"))
     client.lmove(f"rq:queue:{stock.name}", f"rq:queue:{stock.name}:intermediate")
 
-    difference = await scene.graph.difference([scene.job("a")])
-    await scene.graph.tell(difference.changes)
+    await scene.mend(scene.job("a"))
 
     assert await scene.adopt() == ["a"]
     assert client.exists(f"rq:queue:{stock.name}:intermediate") == 0

@@ -39,7 +39,7 @@ from dispatcher.recovery import rebuild as rebuilding
 from dispatcher.scheduling import reconciler
 from dispatcher.shards import in_flight
 from dispatcher.store.errors import StoreMisconfigured
-from dispatcher.taskgraph.port import GraphDifference, Job, JobState
+from dispatcher.taskgraph.port import Job, JobState
 from tests.support import eventually
 from tests.unit.dispatcher.lone_ledger import AGENT, Ledger, wide
 from tests.unit.dispatcher.lone_worker import ONLY, LoneWorker
@@ -132,7 +132,7 @@ async def test_jobs_found_before_redis_was_gone_are_told(scene: Scene, monkeypat
             scene.graph.lose(run.id, f"n{number}")
     difference, looks = scene.graph.difference, count()
 
-    async def goes(jobs: Sequence[Job], _: object = ()) -> GraphDifference:
+    async def goes(jobs: Sequence[Job], _: object = ()) -> Sequence[Job]:
         scene.graph.failing = next(looks) == 2  # after both looks at a first page
         return await difference(jobs)
 
