@@ -148,7 +148,7 @@ async def running_dispatcher(
         shared = (begun.floor, options.quorum, metrics, options.tracing, approvals)
         ports = Ports(broker, store, events, reference, background, capacity, *shared)
         pings = await stack.enter_async_context(Pings(broker, name=f"pings-{options.owner}"))
-        ownership, control = compose(ports, options, graph, pings, Predecessors(evict, background, store).evict)
+        ownership, control = compose(ports, options, graph, pings, Predecessors(ports, evict).evict)
         await stack.enter_async_context(ownership)
         consumer = await broker.consume(routing.CONTROL_QUEUE, control.arrived, prefetch=REQUESTS, group="control")
         stack.push_async_callback(consumer.cancel)
@@ -165,9 +165,7 @@ async def running_dispatcher(
                 locks_shard=shard_of(LOCKS_SHARD_KEY, ownership.count),
             )
         )
-        notices = await stack.enter_async_context(
-            Notices(broker, registry, events, background, reference, addresses=options.addresses, metrics=metrics)
-        )
+        notices = await stack.enter_async_context(Notices(ports, registry, addresses=options.addresses))
         stack.push_async_callback(ownership.hand_over)  # first of all: others wait for the shards
         yield Dispatcher(notices, ownership, background.health, metrics)
 
@@ -182,10 +180,7 @@ def compose(
     """Create a dispatcher's shard ownership and request server and return them; start its scheduler and reconciler."""
     ownership = ShardOwnership(ports, owner=options.owner, pings=pings, graph=graph, evict=evict, wanted=options.shards)
     rebuilt = partial(rebuild.rebuild, ports, ownership.markers, graph=graph)
-    control = RequestServer(
-        ports.broker, ports.database, ownership, ports.background, addresses=options.addresses, rebuild=rebuilt
-    )
-    control.tracing = ports.tracing
+    control = RequestServer(ports, ownership, addresses=options.addresses, rebuild=rebuilt)
     scheduler = Scheduler(ports, ownership, graph)
     ownership.on_request, ownership.on_room = control.arrived, scheduler.nudge
     triggers = TriggerQueues(ports, ownership)

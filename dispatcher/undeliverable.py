@@ -17,8 +17,6 @@ from hashlib import blake2b
 from types import TracebackType
 from typing import Self
 
-from coditect.aio.clock import Clock
-from coditect.aio.supervisor import Supervisor
 from coditect.broker.port import Broker, Consumer, Delivery
 from coditect.broker.topology import base_topology, notices
 from coditect.errors import (
@@ -31,18 +29,18 @@ from coditect.errors import (
     SetupError,
     Unroutable,
 )
-from coditect.messaging.event_publisher import Events
 from coditect.model.capability import check_capability_name, nearest_names
 from coditect.model.message import Message
 from coditect.model.result import Failure, Outcome, Status
 from coditect.model.task import Owner
 from coditect.operations.letter import broker_reason, read_dead_letter
 from coditect.registry.port import Registry
-from coditect.telemetry.metrics import UNDELIVERABLE, Counter, Metrics
+from coditect.telemetry.metrics import UNDELIVERABLE, Counter
 from coditect.wire import routing, tasks
 from coditect.wire.json import dumps
 from coditect.wire.routing import Address, ReturnAddresses, task_target
 from coditect.wire.tasks import owner_of
+from dispatcher.ports import Ports
 
 log = logging.getLogger(__name__)
 
@@ -63,28 +61,16 @@ class Notices:
     same process.
     """
 
-    def __init__(
-        self,
-        broker: Broker,
-        registry: Registry,
-        events: Events,
-        background: Supervisor,
-        clock: Clock,
-        *,
-        addresses: ReturnAddresses,
-        metrics: Metrics,
-    ) -> None:
+    def __init__(self, ports: Ports, registry: Registry, *, addresses: ReturnAddresses) -> None:
         self._addresses = addresses
-        outcome = partial(metrics.counter, UNDELIVERABLE)
+        outcome = partial(ports.metrics.counter, UNDELIVERABLE)
         self.answered, self.unclaimed = outcome(outcome="answered"), outcome(outcome="unclaimed")
         self.ignored, self.failed = outcome(outcome="ignored"), outcome(outcome="failed")
         self.dropped = outcome(outcome="dropped")
-        self._dropped = Dropped(broker, self.dropped)
-        self._clock = clock
-        self._broker = broker
+        self._dropped = Dropped(ports.broker, self.dropped)
+        self._broker, self._events, self._background = ports.broker, ports.events, ports.background
+        self._clock = ports.clock
         self._registry = registry
-        self._events = events
-        self._background = background
         self._consumers: list[Consumer] = []
         self._under_way: set[asyncio.Task[None]] = set()
         self._known: frozenset[str] = frozenset()

@@ -10,7 +10,6 @@ from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any
 
-from coditect.aio.supervisor import Supervisor
 from coditect.errors import CoditectError, Retryable
 from coditect.model.ids import AgentId
 from coditect.model.registration import AgentRecord
@@ -30,7 +29,6 @@ from dispatcher.liveness.queue_depths import QueueDepths
 from dispatcher.ports import Ports
 from dispatcher.shards.in_flight import SILENT_SECONDS
 from dispatcher.shards.worker import ShardWorker
-from dispatcher.store.port import Database
 
 log = logging.getLogger(__name__)
 
@@ -312,10 +310,9 @@ class AtWork:
 class Predecessors:
     """The evictor of shards' former owners from the broker, in the background, once at a time for each owner."""
 
-    def __init__(self, evict: Evictor | None, background: Supervisor, database: Database) -> None:
+    def __init__(self, ports: Ports, evict: Evictor | None) -> None:
         self._evict = evict
-        self._background = background
-        self._database = database
+        self._background, self._database = ports.background, ports.database
         self._closing: set[str] = set()
 
     async def evict(self, previous: str) -> None:

@@ -10,8 +10,7 @@ from functools import partial
 from math import inf
 from typing import Any
 
-from coditect.aio.supervisor import Supervisor
-from coditect.broker.port import Broker, Delivery
+from coditect.broker.port import Delivery
 from coditect.errors import (
     CoditectError,
     InputError,
@@ -25,7 +24,7 @@ from coditect.errors import (
 from coditect.model.message import Message
 from coditect.model.result import Failure, Outcome, Status
 from coditect.model.retry import Retry
-from coditect.telemetry.tracing import NO_TRACING, Span, TraceHeaders, Tracing, begin_record
+from coditect.telemetry.tracing import Span, TraceHeaders, begin_record
 from coditect.wire import routing
 from coditect.wire.control import VERB, WAIT_MS, Verb, read_request
 from coditect.wire.headers import WORKFLOW_ID, WORKFLOW_NAME, read_trace, with_members
@@ -42,11 +41,11 @@ from dispatcher.ledger.rows import RunRecord, WorkflowRecord
 from dispatcher.ledger.workflows.queries import Body, overview, result, rows_of, unended
 from dispatcher.ledger.workflows.status import status
 from dispatcher.ledger.workflows.submit import number, text
+from dispatcher.ports import Ports
 from dispatcher.shards import verbs
 from dispatcher.shards.completions import Undone
 from dispatcher.shards.ownership import ShardOwnership
 from dispatcher.shards.worker import ShardWorker
-from dispatcher.store.port import Database
 
 log = logging.getLogger(__name__)
 
@@ -71,22 +70,12 @@ class RequestServer:
     A request is acked when it is answered or forwarded, and may come again.
     """
 
-    def __init__(
-        self,
-        broker: Broker,
-        database: Database,
-        workers: ShardOwnership,
-        background: Supervisor,
-        *,
-        addresses: ReturnAddresses,
-        rebuild: Rebuild,
-    ) -> None:
+    def __init__(self, ports: Ports, workers: ShardOwnership, *, addresses: ReturnAddresses, rebuild: Rebuild) -> None:
         self._rebuild_shard = rebuild
         self._addresses = addresses
-        self._broker = broker
-        self._database = database
+        self._broker, self._database, self._background = ports.broker, ports.database, ports.background
+        self._tracing = ports.tracing
         self._workers = workers
-        self._background = background
         self._own: Mapping[str, Callable[[Delivery, Body], None]] = {
             Verb.CLAIM: self._claim,
             Verb.GET: self._get,
@@ -97,8 +86,6 @@ class RequestServer:
         """The handlers of verbs that need more than the ledger; `verbs.handling` finds all others."""
         self.on_change: Mapping[str, Callable[[Body], Awaitable[None]]] = {}
         """The functions of verbs that are awaited between commit and answer, such as one that makes a queue."""
-        self.tracing: Tracing = NO_TRACING
-        """The tracing of the dispatcher's process."""
         self._rebuilds: dict[tuple[int, str], asyncio.Task[dict[str, Any]]] = {}
         """The running rebuilds by shard and occasion, so that a repeated request shares the running one's answer."""
 
@@ -133,10 +120,10 @@ class RequestServer:
     def _traced(self, message: Message, body: Body) -> tuple[Body, Span | None]:
         """Return a submission's body with trace headers for its nodes' tasks, and the span of a traced last chunk."""
         trace = read_trace(message.headers)
-        if not self.tracing.active or number(body, "chunk", 1) < number(body, "chunks", 1):
+        if not self._tracing.active or number(body, "chunk", 1) < number(body, "chunks", 1):
             return {**body, "trace": trace} if trace or "trace" in body else body, None
         named = {WORKFLOW_ID: str(body.get("workflow")), WORKFLOW_NAME: str(body.get("name"))}
-        span = begin_record(self.tracing, routing.CONTROL, TraceHeaders(**trace), named)
+        span = begin_record(self._tracing, routing.CONTROL, TraceHeaders(**trace), named)
         if span is None:
             return {**body, "trace": trace}, None
         if span.sampled:

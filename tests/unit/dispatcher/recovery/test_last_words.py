@@ -378,7 +378,8 @@ class Counting(ServerEvictor):
 async def test_former_owner_of_many_shards_is_evicted_once_and_nobody_waits_for_it() -> None:
     evict = Counting()
     async with Supervisor() as background, SimulatedDatabase() as database:
-        predecessors = Predecessors(evict, background, database)
+        ports = cast(Ports, SimpleNamespace(background=background, database=database))
+        predecessors = Predecessors(ports, evict)
         began = asyncio.get_running_loop().time()
         for owner in ("ada", "ada", "bob", "ada"):
             await predecessors.evict(owner)
@@ -393,7 +394,8 @@ async def test_former_owner_of_many_shards_is_evicted_once_and_nobody_waits_for_
 async def test_former_owner_that_is_back_is_not_looked_for_again_until_it_is_lost_again() -> None:
     evict = Counting(closes=0)
     async with Supervisor() as background, SimulatedDatabase() as database:
-        predecessors = Predecessors(evict, background, database)
+        ports = cast(Ports, SimpleNamespace(background=background, database=database))
+        predecessors = Predecessors(ports, evict)
         await predecessors.evict("ada")
         await database.run(lambda tr: leases.renew(tr, "ada", 7))
         await asyncio.sleep(20)

@@ -30,6 +30,7 @@ from coditect.wire.json import MAX_JSON_LEVELS, loads
 from coditect.wire.routing import ReturnAddresses
 from coditect.wire.tasks import read_result
 from dispatcher.ledger.commands import Asked, Command
+from dispatcher.ports import Ports
 from dispatcher.requests.interest import hearing_listeners
 from dispatcher.requests.server import RequestServer
 from dispatcher.shards.completions import Settle
@@ -69,10 +70,10 @@ class Request:
 async def serving(
     broker: Narrow, *, database: Any = None, workers: Any = None, rebuild: Any = None
 ) -> AsyncIterator[RequestServer]:
+    none: Any = None
     async with Supervisor() as background:
-        yield RequestServer(
-            cast("Broker", broker), database, workers, background, addresses=ReturnAddresses(), rebuild=rebuild
-        )
+        ports = Ports(cast("Broker", broker), database, none, none, background, none)
+        yield RequestServer(ports, workers, addresses=ReturnAddresses(), rebuild=rebuild)
 
 
 def refusal(broker: Narrow) -> Failure:
