@@ -185,8 +185,8 @@ def compose(
     ownership.on_request, ownership.on_room = control.arrived, scheduler.nudge
     triggers = TriggerQueues(ports, ownership)
     lessons = LessonRecorder(ports, ownership)
-    ownership.on_open += [triggers.opened, lessons.opened]
-    ownership.on_close += [triggers.closed, lessons.closed]
+    ownership.on_open += [triggers.opened, lessons.turned]
+    ownership.on_close += [triggers.closed, lessons.turned]
     control.on_change = dict.fromkeys(trigger_rows.CHANGES, lambda body: triggers.changed(body["trigger"]))
     scheduler.open()
     if graph is not None:

@@ -445,18 +445,15 @@ def move(unit: UnitOfWork, row: NodeRecord, handoff: HandoffRecord, agent: str) 
     locks.hand_over(unit, node_key.task_id, handoff.owner, agent)
     unit.tr.clear(FLIGHTS.pack((unit.shard, *node_key)))
     row.handoffs += 1
-    row.capability = "" if _is_own(unit, handoff) else handoff.capability
+    declared = unit.definition(node_key).call
+    is_own = declared is not None and declared.capability == handoff.capability
+    row.capability = "" if is_own else handoff.capability
     call = unit.call(node_key)
     assert call is not None, "only a task is handed off"
     if judging.may_go(unit, node_key, row, call):
         claim.publish(unit, node_key, row, agent=agent)
     else:
         unit.advance_fence(row)  # what the former owner may still tell is late
-
-
-def _is_own(unit: UnitOfWork, handoff: HandoffRecord) -> bool:
-    call = unit.definition(handoff.node_key).call
-    return call is not None and call.capability == handoff.capability
 
 
 def show(tr: Reads, body: Body) -> dict[str, Any]:

@@ -125,10 +125,11 @@ class ManagementEvictor:
         Raises:
             ManagementUnavailable: when the management API does not answer; retryable.
         """
-        asked = self._now()
+        now = asyncio.get_running_loop().time
+        asked = now()
         async with self._turn:
             if self._begun < asked:
-                begun = self._now()
+                begun = now()
                 try:
                     self._connections = await self._management.connections()
                 except ManagementUnavailable as error:
@@ -154,10 +155,6 @@ class ManagementEvictor:
         if self._failing:
             log.info("Eviction works again")
         self._failing = False
-
-    @staticmethod
-    def _now() -> float:
-        return asyncio.get_running_loop().time()
 
 
 async def close_owner(
@@ -294,7 +291,10 @@ class LeftQueues:
         if await self._broker.stats(routing.mailbox_queue(agent)) is not None:
             return False
         unbound = await self._database.read(lambda tr: tr.get(UNBOUND.pack((agent,))))
-        if unbound is None or not _is_known(read_counter(unbound), await self._fleet.registry.now_ms()):
+        if unbound is None:
+            return False
+        unbound_ms = await self._fleet.registry.now_ms() - read_counter(unbound)
+        if not COUNT_KNOWN_SECONDS * 1000 <= unbound_ms < MAILBOX_EXPIRES_MS:
             return False
         if self._evict is None or await self._evict.messages(inbox) != 0:
             return False
@@ -353,10 +353,6 @@ class LeftQueues:
 
 def _unbound(tr: Reads) -> Mapping[AgentId, int]:
     return {AgentId(UNBOUND.unpack(key)[0]): read_counter(value) for key, value in tr.get_range(*UNBOUND.range())}
-
-
-def _is_known(unbound_ms: int, now_ms: int) -> bool:
-    return COUNT_KNOWN_SECONDS * 1000 <= now_ms - unbound_ms < MAILBOX_EXPIRES_MS
 
 
 def _forget(tr: Transaction, *, agents: Iterable[AgentId]) -> None:

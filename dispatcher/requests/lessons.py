@@ -56,7 +56,6 @@ class LessonRecorder:
     def __init__(self, ports: Ports, shards: ShardOwnership) -> None:
         self._broker, self._clock, self._background = ports.broker, ports.clock, ports.background
         self._shards = shards
-        self._owned = False
         self._consumer: Consumer | None = None
         self._changing = asyncio.Lock()
         self._failures: OrderedDict[str, tuple[Lesson, str, int]] = OrderedDict()
@@ -69,19 +68,16 @@ class LessonRecorder:
     def _shard(self) -> int:
         return shard_of(LESSONS_SPACE, self._shards.count)
 
-    def opened(self, shard: int) -> None:
-        """Begin to hear of failures in the background if the shard is that of the lessons."""
-        if shard == self._shard:
-            self._owned = True
-            self._background.start(self._change(), name="lessons")
+    @property
+    def _owned(self) -> bool:
+        return self._shard in self._shards.workers
 
-    def closed(self, shard: int) -> None:
-        """Stop hearing of failures if the shard is that of the lessons; its next owner hears of them."""
+    def turned(self, shard: int) -> None:
+        """Begin or stop to hear of failures in the background, if the shard of the lessons was taken or left."""
         if shard == self._shard:
-            self._owned = False
-            self._background.start(self._change(), name="end of lessons")
+            self._background.start(self._follow(), name="lessons")
 
-    async def _change(self) -> None:
+    async def _follow(self) -> None:
         async with self._changing:
             while self._owned and self._consumer is None:
                 try:

@@ -45,21 +45,18 @@ class TriggerQueues:
         outcome = partial(ports.metrics.counter, TRIGGER_EVENTS)
         self.taken, self.unreadable = outcome(outcome="taken"), outcome(outcome="unreadable")
         self._consumers: dict[str, Consumer] = {}
-        self._owned: set[int] = set()
         self._changing = asyncio.Lock()
 
     def opened(self, shard: int) -> None:
         """Begin to read the events of the shard's triggers, in the background."""
-        self._owned.add(shard)
         self._background.start(self._open_all(shard), name=f"triggers of shard {shard}")
 
     def closed(self, shard: int) -> None:
         """Stop reading the events of the shard's triggers; the shard's next owner reads them."""
-        self._owned.discard(shard)
         self._background.start(self._close_all(), name=f"end of the triggers of shard {shard}")
 
     async def _open_all(self, shard: int) -> None:
-        while shard in self._owned:
+        while shard in self._shards.workers:
             try:
                 async with self._changing:
                     await self._try_all(shard)
@@ -82,7 +79,7 @@ class TriggerQueues:
 
     async def _close_all(self) -> None:
         async with self._changing:
-            for name in [name for name in self._consumers if self._shard(name) not in self._owned]:
+            for name in [name for name in self._consumers if self._shard(name) not in self._shards.workers]:
                 await self._consumers.pop(name).cancel()
 
     async def changed(self, name: str) -> None:
