@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from dataclasses import Field, fields
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from dispatcher.ledger.versions import RowFormat
 from dispatcher.ledger.workflows.queries import MAX_PAGE, Body, page_of
 from dispatcher.store.keys import Element, Space
 from dispatcher.store.transaction import KeyValue, Reads, Transaction
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
 
-Kept = TypeVar("Kept", bound="DataclassInstance")
+class _Dataclass(Protocol):
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+
+Kept = TypeVar("Kept", bound=_Dataclass)
 
 
 class Table(Generic[Kept]):
@@ -74,6 +76,6 @@ class Table(Generic[Kept]):
         return [getattr(kept, name) for name in self._fields]
 
 
-def report(kept: DataclassInstance) -> dict[str, Any]:
+def report(kept: _Dataclass) -> dict[str, Any]:
     """Return the fields of a dataclass as JSON values, for answers to requests."""
     return {field.name: getattr(kept, field.name) for field in fields(kept)}
