@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import islice, takewhile
-from typing import TypeGuard
 
 from coditect.model.capability import Priority
 from coditect.model.result import Failure
@@ -197,10 +196,11 @@ class Projector:
         """
         kind = type(self._entries[0])
         batch = [*islice(takewhile(lambda entry: type(entry) is kind, self._entries), BATCH)]
-        if _are_jobs(batch):
-            await self._create(batch)
-        elif _are_changes(batch):
-            await self._graph.tell(_without_passing_starts(batch))
+        if jobs := [entry for entry in batch if isinstance(entry, Job)]:
+            await self._create(jobs)
+        else:
+            changes = [entry for entry in batch if isinstance(entry, Change)]
+            await self._graph.tell(_without_passing_starts(changes))
         self.available = True
         self._moved()
         for entry in batch:
@@ -223,14 +223,6 @@ def _without_passing_starts(changes: list[Change]) -> list[Change]:
         for change in changes
         if change.state is not JobState.STARTED or last[(change.workflow, change.node)] is change
     ]
-
-
-def _are_jobs(entries: list[Entry]) -> TypeGuard[list[Job]]:
-    return isinstance(entries[0], Job)
-
-
-def _are_changes(entries: list[Entry]) -> TypeGuard[list[Change]]:
-    return isinstance(entries[0], Change)
 
 
 def _error(failure: Failure) -> str:
