@@ -189,7 +189,7 @@ class AgentKeys:
             if self._leaving and not execution.asked_to_end:
                 work.uncancel()
                 raise HandedBack from error
-            return cut_short(execution, error, 0.0, lambda: True)
+            return cut_short(execution, error, lambda: True)
         except LockLost:
             raise
         except CoditectError as error:

@@ -98,22 +98,16 @@ class Executors:
 
 
 async def run_handler(
-    capability: Capability,
-    execution: Execution,
-    context: TaskContext | None,
-    executors: Executors,
-    *,
-    now_ms: int,
+    capability: Capability, execution: Execution, context: TaskContext | None, executors: Executors
 ) -> AttemptOutcome:
-    """Run one attempt of a handler, which begins at `now_ms`, within its time limit; return how the attempt ended.
+    """Run one attempt of a handler within `execution.limit_seconds`, and return how the attempt ended.
 
     A cancellation of the process itself and `SentBack` pass through; everything else that a handler can do becomes an
     `AttemptOutcome`. A plain handler's thread is left in `execution.thread`: neither a timeout nor a cancellation stops
     the thread.
     """
-    seconds = execution.limit_seconds = limit_seconds(capability, execution.task, now_ms)
     execution.run()
-    executors.limits.start(execution, seconds)
+    executors.limits.start(execution, execution.limit_seconds)
     try:
         if capability.middleware is None and (capability.where is not Where.LOOP or executors.alone is not None):
             body = await _elsewhere(capability, execution, context, executors)
@@ -128,7 +122,7 @@ async def run_handler(
                 value = await capability.handler(value)
             body = capability.signature.output.encode(value)
     except BaseException as error:  # noqa: BLE001 - the delivery's boundary: even sys.exit() is only a failure
-        return _ended_by(error, execution, executors, seconds)
+        return _ended_by(error, execution, executors)
     finally:
         executors.limits.stop(execution)
         if execution.leave():
@@ -138,7 +132,7 @@ async def run_handler(
     return AttemptOutcome(Status.COMPLETED, body, binary=capability.binary and capability.signature.output.binary)
 
 
-def _ended_by(error: BaseException, execution: Execution, executors: Executors, limit_seconds: float) -> AttemptOutcome:
+def _ended_by(error: BaseException, execution: Execution, executors: Executors) -> AttemptOutcome:
     """Return how an attempt ended by an exception.
 
     Raises:
@@ -147,7 +141,7 @@ def _ended_by(error: BaseException, execution: Execution, executors: Executors, 
     """
     kind = type(error)
     if issubclass(kind, asyncio.CancelledError):
-        return cut_short(execution, cast("asyncio.CancelledError", error), limit_seconds, executors.ending)
+        return cut_short(execution, cast("asyncio.CancelledError", error), executors.ending)
     if issubclass(kind, _BadInput):
         return unfit(cast("_BadInput", error).cause)
     if issubclass(kind, GeneratorExit) and asyncio.current_task(executors.loop) is not execution.work:
@@ -192,9 +186,7 @@ def unstartable(
                 message += f"; {clock.doubt}"
             return AttemptOutcome(Status.REJECTED, failure=Failure("expired", "TaskExpired", message))
     if canceled is not None:
-        return AttemptOutcome(
-            Status.CANCELED, failure=Failure("canceled", "TaskCanceled", canceled or "canceled on request")
-        )
+        return _canceled(canceled or "canceled on request")
     return None
 
 
@@ -211,9 +203,7 @@ def _unkept(task: Task, now_ms: int) -> AttemptOutcome | None:
     return AttemptOutcome(Status.REJECTED, failure=Failure("not_durable", "ControlPlaneRequired", message, fix=KEEP_IT))
 
 
-def cut_short(
-    execution: Execution, error: asyncio.CancelledError, limit_seconds: float, ending: Callable[[], bool]
-) -> AttemptOutcome:
+def cut_short(execution: Execution, error: asyncio.CancelledError, ending: Callable[[], bool]) -> AttemptOutcome:
     """Return how an attempt ended after a CancelledError: canceled, timed out, or failed by the handler itself.
 
     Raises:
@@ -225,9 +215,11 @@ def cut_short(
     if why is None or not canceled:  # the handler raised it, or canceled its own asyncio task
         return _failed(error, "handler_error")
     _go_on()
-    if why.canceled is None:
-        return _timed_out(why, limit_seconds)
-    return AttemptOutcome(Status.CANCELED, failure=Failure("canceled", "TaskCanceled", why.canceled))
+    return _timed_out(why, execution.limit_seconds) if why.canceled is None else _canceled(why.canceled)
+
+
+def _canceled(reason: str) -> AttemptOutcome:
+    return AttemptOutcome(Status.CANCELED, failure=Failure("canceled", "TaskCanceled", reason))
 
 
 def _go_on() -> None:
@@ -362,7 +354,7 @@ def overrun(capability: Capability, execution: Execution) -> AttemptOutcome:
     why = execution.interruption
     assert why is not None, "only a handler that was asked to end is abandoned"
     if why.canceled is not None:
-        return AttemptOutcome(Status.CANCELED, failure=Failure("canceled", "TaskCanceled", why.canceled))
+        return _canceled(why.canceled)
     ended, stack = _timed_out(why, execution.limit_seconds), _stack(execution.coroutine)
     assert ended.failure is not None
     name = getattr(capability.handler, "__qualname__", capability.name)

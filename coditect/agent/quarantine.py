@@ -42,7 +42,7 @@ from typing import Any
 from coditect.agent.context import TaskContext
 from coditect.agent.declaration import Capability
 from coditect.agent.execution import Execution, ExecutionState, Suspicion
-from coditect.agent.handler import AttemptOutcome, Executors, SentBack, cut_short, limit_seconds, run_handler
+from coditect.agent.handler import AttemptOutcome, Executors, SentBack, cut_short, run_handler
 from coditect.agent.intake import Intake
 from coditect.agent.pool import PROCESS_DIED, ProcessDied, WorkerUnavailable
 from coditect.aio.supervisor import Supervisor
@@ -349,12 +349,7 @@ class Isolation:
 
 
 async def run_isolated(
-    capability: Capability,
-    execution: Execution,
-    context: TaskContext | None,
-    executors: Executors,
-    *,
-    now_ms: int,
+    capability: Capability, execution: Execution, context: TaskContext | None, executors: Executors
 ) -> AttemptOutcome:
     """Run one attempt of a task that may kill its process, in a new process, and return how the attempt ended.
 
@@ -364,21 +359,16 @@ async def run_isolated(
     its own, too.
     """
     try:
-        ended = await run_alone(capability, execution, context, executors, now_ms=now_ms)
+        ended = await run_alone(capability, execution, context, executors)
         return _blocked(ended) if execution.suspicion is Suspicion.RECORDED and execution.overdue else ended
     except SetupError as error:
         if execution.suspicion is Suspicion.RECORDED:
             return _not_run(error)
-    return await run_handler(capability, execution, context, executors, now_ms=now_ms)
+    return await run_handler(capability, execution, context, executors)
 
 
 async def run_alone(
-    capability: Capability,
-    execution: Execution,
-    context: TaskContext | None,
-    executors: Executors,
-    *,
-    now_ms: int,
+    capability: Capability, execution: Execution, context: TaskContext | None, executors: Executors
 ) -> AttemptOutcome:
     """Run one attempt of a handler in a new process that runs nothing else, and return how the attempt ended.
 
@@ -392,11 +382,11 @@ async def run_alone(
     try:
         worker = await executors.workers.start(capability)
     except asyncio.CancelledError as error:
-        return cut_short(execution, error, limit_seconds(capability, execution.task, now_ms), executors.ending)
+        return cut_short(execution, error, executors.ending)
     finally:
         execution.leave()
     try:
-        return await run_handler(capability, execution, context, replace(executors, alone=worker), now_ms=now_ms)
+        return await run_handler(capability, execution, context, replace(executors, alone=worker))
     except SentBack as error:  # sent round it would lose what speaks against it
         raise WorkerUnavailable("Too many tasks await others; the suspect goes back") from error
     finally:

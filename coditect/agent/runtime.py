@@ -32,6 +32,7 @@ from coditect.agent.handler import (
     Executors,
     SentBack,
     fetch_input,
+    limit_seconds,
     overrun,
     put_value,
     run_handler,
@@ -364,12 +365,13 @@ class Runtime:
             call_handler = partial(self._passed, execution)
             return self.guards.passed(capability, execution, partial(self.services.for_task, execution), call_handler)
         self.services.events.emit_attempt("task.started", execution.task, now_ms, self.agent_id)
+        execution.limit_seconds = limit_seconds(capability, execution.task, now_ms)
         isolated = execution.suspicion is not Suspicion.NONE
         if not (isolated or capability.needs_context):
-            return run_handler(capability, execution, None, self._executors, now_ms=now_ms)
+            return run_handler(capability, execution, None, self._executors)
         context = self.services.context(execution, self.agent_id, blocking=capability.signature.blocking)
         run = run_isolated if isolated else run_handler
-        return tidied(context, run(capability, execution, context, self._executors, now_ms=now_ms))
+        return tidied(context, run(capability, execution, context, self._executors))
 
     async def _passed(self, execution: Execution) -> AttemptOutcome:
         """Call a handler that concurrency limit, rate and breaker allow, unless its task may not start any more."""
