@@ -9,7 +9,7 @@ from concurrent import futures
 from contextlib import contextmanager
 from contextvars import Context, copy_context
 from dataclasses import dataclass
-from enum import Enum, auto
+from enum import Enum, IntEnum, auto
 from types import coroutine
 from typing import Any
 
@@ -32,13 +32,13 @@ TIME_LIMIT_CHECK_SECONDS = 0.1
 """Pause between two checks for executions that need a timer; a time limit that is shorter gets its timer at once."""
 
 
-class ExecutionState(Enum):
+class ExecutionState(IntEnum):
     """The state of a task's execution in an agent, from the accepted delivery to the confirm of the last reply."""
 
     ACCEPTED = auto()
     """The task has, or waits for, all that its handler needs: a grant, a slot, a process, its input."""
     LOADING = auto()
-    """A process that serves only this execution loads the handler."""
+    """A process that serves only this execution loads the handler, or the task awaits the lock of its key."""
     RUNNING = auto()
     INTERRUPTED = auto()
     """The handler was asked to end, and has not ended yet."""
@@ -51,6 +51,7 @@ class ExecutionState(Enum):
     ANSWERING = auto()
     """Another asyncio task repeats a reply whose publish failed, or sends the replies to redeliveries."""
     ENDED = auto()
+    """The deliveries were settled, given back or joined to another execution."""
 
 
 _ACCEPTED, _LOADING, _RUNNING, _INTERRUPTED, _HANDLED, _SETTLING, _POSTED, _ANSWERING, _ENDED = ExecutionState
@@ -58,6 +59,15 @@ HANDLING = (_LOADING, _RUNNING, _INTERRUPTED)
 """The states in which a cancellation reaches the handler, or the process that loads the handler."""
 LEFT_BEHIND = (_POSTED, _ANSWERING, _ENDED)
 """The states in which the execution no longer needs the asyncio task that ran the handler."""
+_PRECEDING = {
+    _LOADING: (_ACCEPTED,),
+    _RUNNING: (_ACCEPTED,),
+    _SETTLING: (_ACCEPTED, _HANDLED),
+    _POSTED: (_SETTLING,),
+    _ANSWERING: (_POSTED,),
+    _ENDED: (_ACCEPTED, _HANDLED, _SETTLING, _POSTED, _ANSWERING),
+}
+"""The states from which `Execution.enter` may enter a state."""
 
 
 class ForbiddenTransition(AssertionError):
@@ -94,28 +104,29 @@ class Suspicion(Enum):
 class Execution:
     """A task that an agent process runs, with the redeliveries of the task that share the outcome.
 
-    Only the methods below change the state. `cancel` and `expire` come from outside and have no effect in other states
-    than these; every other transition that is not drawn raises `ForbiddenTransition` and changes nothing::
+    Only the methods below change the state, those without a name by `enter`. `cancel` and `expire` come from outside
+    and have no effect in other states than these; every other transition that is not drawn raises
+    `ForbiddenTransition` and changes nothing::
 
         stateDiagram-v2
             [*] --> ACCEPTED
-            ACCEPTED --> LOADING: load
-            ACCEPTED --> RUNNING: run
+            ACCEPTED --> LOADING
+            ACCEPTED --> RUNNING
             LOADING --> ACCEPTED: leave
             LOADING --> INTERRUPTED: cancel, expire
             RUNNING --> INTERRUPTED: cancel, expire
             INTERRUPTED --> INTERRUPTED: cancel, expire
             RUNNING --> HANDLED: leave
             INTERRUPTED --> HANDLED: leave, abandon
-            ACCEPTED --> SETTLING: settle
-            HANDLED --> SETTLING: settle
-            SETTLING --> POSTED: post
-            POSTED --> ANSWERING: answer
-            ACCEPTED --> ENDED: end
-            HANDLED --> ENDED: end
-            SETTLING --> ENDED: end
-            POSTED --> ENDED: end
-            ANSWERING --> ENDED: end
+            ACCEPTED --> SETTLING
+            HANDLED --> SETTLING
+            SETTLING --> POSTED
+            POSTED --> ANSWERING
+            ACCEPTED --> ENDED
+            HANDLED --> ENDED
+            SETTLING --> ENDED
+            POSTED --> ENDED
+            ANSWERING --> ENDED
             ENDED --> [*]
 
     An end without settling is an error, a task that goes back, or a delivery that joined another execution.
@@ -170,11 +181,11 @@ class Execution:
 
     # -- transitions ------------------------------------------------------------------------------------------
 
-    def run(self) -> None:
-        """Enter the state RUNNING, before the handler is called; `leave` must follow."""
-        if self.state is not _ACCEPTED:
-            raise self._forbidden("run")
-        self.state = _RUNNING
+    def enter(self, state: ExecutionState) -> None:
+        """Enter a state; `leave` must follow LOADING and RUNNING, and ENDED or ANSWERING must follow POSTED."""
+        if self.state not in _PRECEDING[state]:
+            raise self._forbidden(f"become {state.name}")
+        self.state = state
 
     def leave(self) -> bool:
         """Leave the state RUNNING, INTERRUPTED or LOADING; return whether the handler was asked to end."""
@@ -191,36 +202,6 @@ class Execution:
             raise self._forbidden("leave")
         self.state = _HANDLED
         return True
-
-    def settle(self) -> None:
-        """Enter the state SETTLING, in which the attempt's result, retry or dead letter is published."""
-        if self.state is not _HANDLED and self.state is not _ACCEPTED:
-            raise self._forbidden("settle")
-        self.state = _SETTLING
-
-    def post(self) -> None:
-        """Enter the state POSTED, before the reply is sent; `answer` or `end` must follow its confirm or error."""
-        if self.state is not _SETTLING:
-            raise self._forbidden("post")
-        self.state = _POSTED
-
-    def end(self) -> None:
-        """Enter the final state ENDED: the deliveries were settled, given back or joined to another execution."""
-        if self.state in HANDLING or self.state is _ENDED:
-            raise self._forbidden("end")
-        self.state = _ENDED
-
-    def load(self) -> None:
-        """Enter the state LOADING: a new process loads the handler, or the task awaits a lock; `leave` must follow."""
-        if self.state is not _ACCEPTED:
-            raise self._forbidden("load")
-        self.state = _LOADING
-
-    def answer(self) -> None:
-        """Enter the state ANSWERING: an asyncio task repeats the reply or answers redeliveries; `end` must follow."""
-        if self.state is not _POSTED:
-            raise self._forbidden("answer")
-        self.state = _ANSWERING
 
     def _forbidden(self, transition: str) -> ForbiddenTransition:
         return ForbiddenTransition(f"An execution that is {self.state.name} cannot {transition}")
@@ -309,12 +290,16 @@ class Execution:
     @property
     def lost(self) -> bool:
         """True when every delivery was lost with its channel, so that none can be settled by this process."""
-        return self.delivery.lost and all(delivery.lost for _, delivery in self.attached or ())
+        return all(delivery.lost for delivery in self.deliveries)
+
+    @property
+    def deliveries(self) -> list[Delivery]:
+        """The delivery and all attached deliveries."""
+        return [self.delivery, *(delivery for _, delivery in self.attached or ())]
 
     def ack(self) -> None:
         """Acknowledge the delivery and all attached deliveries."""
-        self.delivery.ack()
-        for _, delivery in self.attached or ():
+        for delivery in self.deliveries:
             delivery.ack()
 
     def ack_early(self) -> None:
@@ -324,14 +309,12 @@ class Execution:
 
     def requeue(self) -> None:
         """Return the delivery and all attached deliveries to their queues."""
-        self.delivery.requeue()
-        for _, delivery in self.attached or ():
+        for delivery in self.deliveries:
             delivery.requeue()
 
     def reject(self) -> None:
         """Reject the delivery and all attached deliveries, so that the broker makes dead letters of them."""
-        self.delivery.reject()
-        for _, delivery in self.attached or ():
+        for delivery in self.deliveries:
             delivery.reject()
 
 

@@ -17,7 +17,7 @@ from math import inf
 from typing import Any
 
 from coditect.agent.declaration import Agent, Capability
-from coditect.agent.execution import Execution
+from coditect.agent.execution import Execution, ExecutionState
 from coditect.agent.handler import AttemptOutcome, HandedBack, cut_short, unfit
 from coditect.agent.intake import Intake, PauseReason, Turns
 from coditect.agent.settlement import Settler, settle_or_return
@@ -182,7 +182,7 @@ class AgentKeys:
         assert work is not None
         self._waiting[resource] += 1
         self._entering[work] = execution.task.id, resource
-        execution.load()
+        execution.enter(ExecutionState.LOADING)
         try:
             await stack.enter_async_context(lock)
         except asyncio.CancelledError as error:

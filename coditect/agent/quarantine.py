@@ -378,7 +378,7 @@ async def run_alone(
         SetupError: when no other process can load the handler.
         WorkerUnavailable: when no process could be started, or too many tasks await others; retryable.
     """
-    execution.load()
+    execution.enter(ExecutionState.LOADING)
     try:
         worker = await executors.workers.start(capability)
     except asyncio.CancelledError as error:

@@ -329,7 +329,7 @@ class Runtime:
         try:
             started_ms, ran = execution.started_ms, (now_ms - execution.started_ms) / 1000
             self._outcomes.attempts.ended(execution, ended, started_ms, ran)
-            execution.settle()
+            execution.enter(ExecutionState.SETTLING)
             await self._outcomes.settle(execution, ended, started_ms, now_ms)
         except BaseException as error:  # noqa: BLE001 - told in full, or raised again
             await self._outcomes.unsettled(execution, error)
@@ -357,7 +357,7 @@ class Runtime:
             del running[key]
         if self._end_of_one is not None and not self._end_of_one.done():
             self._end_of_one.set_result(None)
-        execution.end()  # last: a refusal leaves nothing behind
+        execution.enter(ExecutionState.ENDED)  # last: a refusal leaves nothing behind
 
     def _handled(self, execution: Execution, now_ms: int, *, passed: bool = False) -> Awaitable[AttemptOutcome]:
         capability = self._offered[execution.task.capability]
@@ -380,7 +380,7 @@ class Runtime:
 
     def _pass_on_slot(self, execution: Execution, ended: AttemptOutcome, ran: float, pause: float) -> bool:
         """Free a task's slot now, after a pause, or when its thread ends; tell if waiting tasks should go first."""
-        execution.settle()  # first: a refusal frees no slot twice
+        execution.enter(ExecutionState.SETTLING)  # first: a refusal frees no slot twice
         somebody_waits = self._intake.waiting > 0 and ran > WAVE_SECONDS
         self._mean_ms += 0.05 * (ran * 1000 - self._mean_ms)
         thread = execution.thread

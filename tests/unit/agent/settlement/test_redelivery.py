@@ -359,7 +359,7 @@ async def test_reply_that_the_permissions_refuse_is_dropped_and_not_tried_for_ot
 
 
 @pytest.mark.parametrize(
-    ("part", "runs"), [("coditect.agent.handler.limit_seconds", 0), ("coditect.agent.outcomes.Replies.post", 3)]
+    ("part", "runs"), [("coditect.agent.runtime.limit_seconds", 0), ("coditect.agent.outcomes.Replies.post", 3)]
 )
 async def test_runtime_fault_is_counted_and_answered(part: str, runs: int, monkeypatch: pytest.MonkeyPatch) -> None:
     tries = Tries()
