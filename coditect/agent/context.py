@@ -110,13 +110,37 @@ class Services(LockPort, StatePort, ThreadPort, RetryPort, Protocol):
         """
 
 
-class TaskFacts:
-    """The read-only part of a handler's context, which describes the task, the present attempt and their limits."""
+MAX_REASON_BYTES = 1_000
+DEFAULT_HANDOFF_TIMEOUT: Duration = "1m"
+DEFAULT_REQUEST_TIMEOUT: Duration = "5m"
 
-    _task: Task
-    _headers: HeaderTable
-    services: Services
-    """The runtime's services for this execution."""
+
+class TaskContext:
+    """The base of `Context` and `PlainContext`: the task and its limits, a workspace, and progress from a thread."""
+
+    def __init__(
+        self,
+        task: Task,
+        task_id: TaskId,
+        agent_id: AgentId,
+        services: Services,
+        *,
+        workspaces: Workspaces | None = None,
+        headers: HeaderTable = NO_HEADERS,
+        workspace: Path | None = None,
+    ) -> None:
+        self._task = task
+        self._headers = headers
+        self.services = services
+        """The runtime's services for this execution."""
+        self._workspaces = workspaces or Workspaces()
+        self._workspace = workspace
+        self._asked: Counter[tuple[str, int]] = Counter()
+        """The number of equal requests made so far, by capability and hash of the input."""
+        self.task_id = task_id
+        """The id of the task, the same over all attempts: an idempotency key for effects."""
+        self.agent_id = agent_id
+        """The id of the agent process that runs this execution."""
 
     @property
     def attempt(self) -> int:
@@ -188,151 +212,6 @@ class TaskFacts:
         deadline_ms = self.deadline_ms
         return None if deadline_ms is None else (deadline_ms - self.services.now_ms()) / 1000
 
-
-class TaskThreads:
-    """The conversation threads of one task; a handler that runs again finds its threads, and repeats no message."""
-
-    _task: Task
-    task_id: TaskId
-    agent_id: AgentId
-    services: Services
-
-    async def _ask(
-        self, capability: str, value: Any, model: Any, timeout: Duration, priority: Priority | str | None
-    ) -> Any:
-        """Request a capability and return its value; implemented by `TaskContext`."""
-        raise NotImplementedError
-
-    def thread(self, thread: str) -> Thread:
-        """Return an object for the conversation thread with an id; nothing checks that such a thread exists.
-
-        This agent takes part in it under its name, its id, or the task's capability.
-        """
-        name = arguments.text("thread", thread, shortest=1, longest=200)
-        return Thread(self.services, name, self._thread_names, self._thread_id)
-
-    async def open_thread(
-        self,
-        *participants: str,
-        **options: Unpack[ThreadOptions],
-    ) -> Thread:
-        """Open a thread for this agent and for the participants, by default bound to the task and its workflow.
-
-        A participant is the name of an agent, a capability, or the name of a person. A handler that runs again finds
-        the thread that it opened before. The thread is kept for `retention` (7d) after its last message.
-
-        Raises:
-            InputError: when there are more than 50 participants, or a parameter is wrong.
-            ControlPlaneRequired: when no dispatcher answers.
-        """
-        workflow = "" if self._task.owner is None else self._task.owner.workflow
-        bound: ThreadOptions = {"task": self.task_id, "workflow": workflow, **options}
-        thread = self.thread(self._thread_id(f"open/{sorted(bound.items())}/{participants}"))
-        return await thread.open(participants, **bound)
-
-    async def ask(self, participant: str, question: Any, *, timeout: Duration = "5m") -> Any:
-        """Ask a capability, an agent or a person, and return the answer; the task holds no slot while it waits.
-
-        A capability that an agent offers is requested with the question as its input. Anybody else is asked in a
-        thread that is bound to the task, and answers there: `thread.answer(message, value)`, `coditect thread say`.
-
-        Raises:
-            TaskFailed: when the capability ended without a value.
-            ResultTimeout: when there was no answer within `timeout`.
-            ControlPlaneRequired: when an agent or a person is asked, and no dispatcher answers.
-        """
-        try:
-            return await self._ask(participant, question, Any, timeout, None)
-        except UnknownCapability:
-            thread = await self.open_thread(participant, type=QUESTION)
-        answer = await thread.ask(question, to=participant, timeout=timeout)
-        await thread.close("answered")
-        return answer
-
-    @property
-    def _thread_names(self) -> list[str]:
-        return [self.agent_id.rpartition("-")[0], self.agent_id, self._task.capability]
-
-    @cached_property
-    def _thread_ids(self) -> Counter[str]:
-        return Counter()
-
-    def _thread_id(self, purpose: str) -> str:
-        """Return an id for a thread, message or wait, the same when the task runs again and asks in the same order."""
-        self._thread_ids[purpose] += 1
-        return child_task_id(self.task_id, "thread", purpose.encode(), self._thread_ids[purpose])
-
-
-MAX_REASON_BYTES = 1_000
-DEFAULT_HANDOFF_TIMEOUT: Duration = "1m"
-
-
-class TaskHandoffs:
-    """The handoffs of one task, for a handler on the event loop."""
-
-    services: Services
-
-    async def hand_off(
-        self, to: str, *, reason: str = "", context: Any = None, timeout: Duration = DEFAULT_HANDOFF_TIMEOUT
-    ) -> HandoffRow:
-        """Offer the task to an agent or a capability's agents; wait without a slot; an acceptance ends this execution.
-
-        The agents are asked one after the other, those with the most free slots first. Until one accepts, the task is
-        this handler's. When one accepts, the task, the locks that it holds and the context are that agent's in one
-        step: this call does not return, and the execution is canceled. Otherwise returns a `HandoffRow`, whose `state`,
-        `why` and `reasons` say why the task stays here.
-
-        Raises:
-            InputError: when the task is direct, was handed off eight times, or is another attempt's by now.
-            TooLarge: when the context is over 64,000 bytes.
-            RegistryUnavailable: when the agents to ask cannot be found; retryable.
-            ControlPlaneRequired: when no dispatcher answers.
-        """
-        named = arguments.text("to", to, shortest=1, longest=200)
-        why = arguments.text("reason", reason, longest=MAX_REASON_BYTES)
-        passed, limit = loads(encode_any(context)), seconds(arguments.span("timeout", timeout))
-        return HandoffRow.read(await self.services.hand_off(named, reason=why, context=passed, timeout_seconds=limit))
-
-    async def handoff(self) -> HandoffRow | None:
-        """Return the handoff by which the task came to this agent, with its reason and context; None without one.
-
-        Raises:
-            ControlPlaneRequired: when no dispatcher answers.
-        """
-        found = await self.services.received_handoff()
-        return None if found["handoff"] is None else HandoffRow.read(found)
-
-
-DEFAULT_REQUEST_TIMEOUT: Duration = "5m"
-
-
-class TaskContext(TaskFacts):
-    """The base of `Context` and `PlainContext`: the task's data, a workspace, and progress from a thread."""
-
-    def __init__(
-        self,
-        task: Task,
-        task_id: TaskId,
-        agent_id: AgentId,
-        services: Services,
-        *,
-        workspaces: Workspaces | None = None,
-        headers: HeaderTable = NO_HEADERS,
-        workspace: Path | None = None,
-    ) -> None:
-        self._task = task
-        self._headers = headers
-        self.services = services
-        """The runtime's services for this execution."""
-        self._workspaces = workspaces or Workspaces()
-        self._workspace = workspace
-        self._asked: Counter[tuple[str, int]] = Counter()
-        """The number of equal requests made so far, by capability and hash of the input."""
-        self.task_id = task_id
-        """The id of the task, the same over all attempts: an idempotency key for effects."""
-        self.agent_id = agent_id
-        """The id of the agent process that runs this execution."""
-
     @property
     def lifespan(self) -> Any:
         """The value that the agent's lifespan yielded, or that of the worker process; None without a lifespan."""
@@ -403,7 +282,7 @@ class TaskContext(TaskFacts):
         return value_of(outcome, model)
 
 
-class Context(TaskContext, TaskThreads, TaskHandoffs, Locking):
+class Context(TaskContext, Locking):
     """The execution of a task as an async handler sees it; only the handler may call the methods."""
 
     def breaker(self, name: str) -> AbstractAsyncContextManager[BreakerCall]:
@@ -423,7 +302,7 @@ class Context(TaskContext, TaskThreads, TaskHandoffs, Locking):
         dumps(note)
         self.services.progress(min(1.0, max(0.0, share)), note)
 
-    async def emit(self, type_: str, *, subject: str = "", **data: Any) -> None:
+    async def emit(self, /, type_: str, *, subject: str = "", **data: Any) -> None:
         """Publish an event that the handler defines, at most once; the default subject is the task's id.
 
         Raises:
@@ -484,6 +363,95 @@ class Context(TaskContext, TaskThreads, TaskHandoffs, Locking):
             raise InputError("This task belongs to no workflow", fix="call it in a workflow's node")
         asked = {"workflow": self._task.owner.workflow, "checkpoint": name}
         await self.services.ask_state(Verb.CHECKPOINT, asked)
+
+    def thread(self, thread: str) -> Thread:
+        """Return an object for the conversation thread with an id; nothing checks that such a thread exists.
+
+        This agent takes part in it under its name, its id, or the task's capability.
+        """
+        name = arguments.text("thread", thread, shortest=1, longest=200)
+        return Thread(self.services, name, self._thread_names, self._thread_id)
+
+    async def open_thread(
+        self,
+        *participants: str,
+        **options: Unpack[ThreadOptions],
+    ) -> Thread:
+        """Open a thread for this agent and for the participants, by default bound to the task and its workflow.
+
+        A participant is the name of an agent, a capability, or the name of a person. A handler that runs again finds
+        the thread that it opened before. The thread is kept for `retention` (7d) after its last message.
+
+        Raises:
+            InputError: when there are more than 50 participants, or a parameter is wrong.
+            ControlPlaneRequired: when no dispatcher answers.
+        """
+        workflow = "" if self._task.owner is None else self._task.owner.workflow
+        bound: ThreadOptions = {"task": self.task_id, "workflow": workflow, **options}
+        thread = self.thread(self._thread_id(f"open/{sorted(bound.items())}/{participants}"))
+        return await thread.open(participants, **bound)
+
+    async def ask(self, participant: str, question: Any, *, timeout: Duration = "5m") -> Any:
+        """Ask a capability, an agent or a person, and return the answer; the task holds no slot while it waits.
+
+        A capability that an agent offers is requested with the question as its input. Anybody else is asked in a
+        thread that is bound to the task, and answers there: `thread.answer(message, value)`, `coditect thread say`.
+
+        Raises:
+            TaskFailed: when the capability ended without a value.
+            ResultTimeout: when there was no answer within `timeout`.
+            ControlPlaneRequired: when an agent or a person is asked, and no dispatcher answers.
+        """
+        try:
+            return await self._ask(participant, question, Any, timeout, None)
+        except UnknownCapability:
+            thread = await self.open_thread(participant, type=QUESTION)
+        answer = await thread.ask(question, to=participant, timeout=timeout)
+        await thread.close("answered")
+        return answer
+
+    @property
+    def _thread_names(self) -> list[str]:
+        return [self.agent_id.rpartition("-")[0], self.agent_id, self._task.capability]
+
+    @cached_property
+    def _thread_ids(self) -> Counter[str]:
+        return Counter()
+
+    def _thread_id(self, purpose: str) -> str:
+        """Return an id for a thread, message or wait, the same when the task runs again and asks in the same order."""
+        self._thread_ids[purpose] += 1
+        return child_task_id(self.task_id, "thread", purpose.encode(), self._thread_ids[purpose])
+
+    async def hand_off(
+        self, to: str, *, reason: str = "", context: Any = None, timeout: Duration = DEFAULT_HANDOFF_TIMEOUT
+    ) -> HandoffRow:
+        """Offer the task to an agent or a capability's agents; wait without a slot; an acceptance ends this execution.
+
+        The agents are asked one after the other, those with the most free slots first. Until one accepts, the task is
+        this handler's. When one accepts, the task, the locks that it holds and the context are that agent's in one
+        step: this call does not return, and the execution is canceled. Otherwise returns a `HandoffRow`, whose `state`,
+        `why` and `reasons` say why the task stays here.
+
+        Raises:
+            InputError: when the task is direct, was handed off eight times, or is another attempt's by now.
+            TooLarge: when the context is over 64,000 bytes.
+            RegistryUnavailable: when the agents to ask cannot be found; retryable.
+            ControlPlaneRequired: when no dispatcher answers.
+        """
+        named = arguments.text("to", to, shortest=1, longest=200)
+        why = arguments.text("reason", reason, longest=MAX_REASON_BYTES)
+        passed, limit = loads(encode_any(context)), seconds(arguments.span("timeout", timeout))
+        return HandoffRow.read(await self.services.hand_off(named, reason=why, context=passed, timeout_seconds=limit))
+
+    async def handoff(self) -> HandoffRow | None:
+        """Return the handoff by which the task came to this agent, with its reason and context; None without one.
+
+        Raises:
+            ControlPlaneRequired: when no dispatcher answers.
+        """
+        found = await self.services.received_handoff()
+        return None if found["handoff"] is None else HandoffRow.read(found)
 
     @overload
     async def request(
@@ -577,62 +545,13 @@ class PlainContext(TaskContext):
 
     lock = _blocking(Locking.lock)
     elect = _blocking(Locking.elect)
-    hand_off = _waited(TaskHandoffs.hand_off)
-    handoff = _waited(TaskHandoffs.handoff)
+    hand_off = _waited(Context.hand_off)
+    handoff = _waited(Context.handoff)
     lessons = _waited(Context.lessons)
     checkpoint = _waited(Context.checkpoint)
+    emit = _waited(Context.emit)
+    request = _waited(Context.request)
 
     def progress(self, share: float, note: str = "") -> None:
         """Publish the task's progress (0 to 1, clamped) with a note, as an event `task.progress`, at most once."""
         self.report(share, note)
-
-    def emit(self, type_: str, *, subject: str = "", **data: Any) -> None:
-        """Publish an event that the handler defines, at most once; the default subject is the task's id.
-
-        Raises:
-            InputError: when the type is empty or over 255 bytes, or the subject is no text, even without listeners.
-            InvalidTask: when JSON cannot express the data, even without listeners.
-        """
-        check_event(type_, subject, data)
-        self.services.run(self._emit(type_, subject, data))
-
-    async def _emit(self, type_: str, subject: str, data: dict[str, Any]) -> None:
-        self.services.emit(type_, subject=subject or self.task_id, **data)
-
-    @overload
-    def request(
-        self, capability: str, input: Any = ..., *, timeout: Duration = ..., priority: Priority | str | None = ...
-    ) -> Any: ...
-    @overload
-    def request(
-        self,
-        capability: str,
-        input: Any = ...,
-        model: type[T] = ...,
-        *,
-        timeout: Duration = ...,
-        priority: Priority | str | None = ...,
-    ) -> T: ...
-    def request(
-        self,
-        capability: str,
-        input: Any = None,
-        model: Any = Any,
-        *,
-        timeout: Duration = DEFAULT_REQUEST_TIMEOUT,
-        priority: Priority | str | None = None,
-    ) -> Any:
-        """Submit a task to any agent with a capability, and wait for its value; meanwhile hold no slot, but a thread.
-
-        The child's id follows from the request, so a task that runs again finds its children, in any order of the
-        requests; two equal requests are two children. The child's priority is this task's own unless one is given, also
-        as a text: `"p0"`.
-
-        Raises:
-            InputError: when a parameter is wrong; the error names the parameter, and nothing was sent.
-            TaskFailed: when the child ended without a value; the error carries the child's failure.
-            ResultTimeout: when the child gave no result within `timeout`.
-            UnknownCapability: when no agent offers the capability.
-            TaskCanceled: when the asking task was canceled, or its time is over.
-        """
-        return self.services.run(self._ask(capability, input, model, timeout, priority))
