@@ -318,7 +318,8 @@ class Reports:
             Unroutable: when no dispatcher ever had this shard.
             CoditectError: any other error of `Broker.publish`.
         """
-        await self.tell(self._message(result), result.owner.origin)
+        message = outcome_report_message(result, message_id=self._clock.new_id())
+        await self.tell(message, result.owner.origin)
 
     def post(self, result: OutcomeReport, promise: Promise) -> None:
         """Post a result without waiting; small results for one shard in one event-loop iteration share a message.
@@ -327,28 +328,27 @@ class Reports:
         """
         origin = result.owner.origin
         if not may_share(result):
-            self._post(self._message(result), promise, origin)
+            self._post([result], promise, origin)
             return
         if not self._posts:
             self._loop.call_soon(self._post_all)
-        together = self._posts.setdefault(origin, ResultBatch())
-        together.add(result, promise)
-        if together.full:
-            del self._posts[origin]
-            self._post_together(together, origin)
+        batch = self._posts.setdefault(origin, ResultBatch())
+        batch.add(result, promise)
+        if batch.full:
+            self._post(batch.results, self._posts.pop(origin), origin)
 
     def _post_all(self) -> None:
         posts, self._posts = self._posts, {}
-        for origin, together in posts.items():
-            self._post_together(together, origin)
+        for origin, batch in posts.items():
+            self._post(batch.results, batch if len(batch.results) > 1 else batch.promises[0], origin)
 
-    def _post_together(self, together: ResultBatch, origin: str) -> None:
-        if len(together.results) == 1:
-            self._post(self._message(together.results[0]), together.promises[0], origin)
+    def _post(self, results: list[OutcomeReport], promise: Promise, origin: str) -> None:
+        """Post one result, or several in one message, to a shard."""
+        message_id = self._clock.new_id()
+        if len(results) == 1:
+            message = outcome_report_message(results[0], message_id=message_id)
         else:
-            self._post(results_message(together.results, message_id=self._clock.new_id()), together, origin)
-
-    def _post(self, message: Message, promise: Promise, origin: str) -> None:
+            message = results_message(results, message_id=message_id)
         self._broker.post(
             message,
             promise,
@@ -357,9 +357,6 @@ class Reports:
             timeout_seconds=REPORT_PUBLISH_SECONDS,
             wait_when_full=True,
         )
-
-    def _message(self, result: OutcomeReport) -> Message:
-        return outcome_report_message(result, message_id=self._clock.new_id())
 
     async def tell(self, message: Message, origin: str, *, within_seconds: float = REPORT_PUBLISH_SECONDS) -> None:
         """Publish a message to the owner of a shard, and return after the broker's confirm.
