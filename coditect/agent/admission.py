@@ -18,7 +18,7 @@ from typing import Any
 from coditect.agent.declaration import Capability
 from coditect.agent.execution import Execution
 from coditect.agent.guards import Guards
-from coditect.agent.handler import AttemptOutcome, unstartable
+from coditect.agent.handler import AttemptOutcome, failure_of, unstartable
 from coditect.agent.intake import Intake, QueueCredit
 from coditect.agent.outcomes import Outcomes, for_another
 from coditect.agent.owners import NoOwner
@@ -196,12 +196,7 @@ class Admission:
         A task from a queue of this agent alone goes to the capability's queue instead, where it is refused.
         """
         reason = "too_large" if isinstance(error, TooLarge) else "invalid_task"
-        failure = Failure(
-            reason,
-            type(error).__name__,
-            str(error),
-            fix=str(error.facts.get("fix", "see docs/wire.md for what a task may carry")),
-        )
+        failure = failure_of(error, reason, fix="see docs/wire.md for what a task may carry")
         await settle_or_return(self._bury_and_answer(delivery, failure), delivery)
 
     async def _bury_and_answer(self, delivery: Delivery, failure: Failure) -> None:

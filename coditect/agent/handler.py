@@ -410,8 +410,7 @@ def runnable(agent: Agent, startable: int, background: Supervisor) -> tuple[dict
 def unfit(error: InvalidTask) -> AttemptOutcome:
     """Return the rejection of a task whose input does not fit its capability."""
     fix = "publish a body that fits the input's schema, which `coditect capability get` has with an example"
-    failure = Failure("invalid_input", "InvalidTask", str(error), fix=str(error.facts.get("fix", fix)))
-    return AttemptOutcome(Status.REJECTED, failure=failure, error=error)
+    return AttemptOutcome(Status.REJECTED, failure=failure_of(error, "invalid_input", fix=fix), error=error)
 
 
 async def tidied(context: TaskContext, handling: Awaitable[AttemptOutcome]) -> AttemptOutcome:
@@ -428,7 +427,7 @@ async def fetch_input(blobs: Blobs, execution: Execution) -> AttemptOutcome | No
         execution.task = replace(execution.task, body=await whole(blobs, execution.task.body))
     except (TooLarge, ClaimBroken) as error:
         reason = "too_large" if isinstance(error, TooLarge) else "claim_broken"
-        return AttemptOutcome(Status.REJECTED, failure=_blob_failure(reason, error), error=error)
+        return AttemptOutcome(Status.REJECTED, failure=failure_of(error, reason), error=error)
     except BlobUnavailable as error:
         return _blob_failed("blob_unavailable", error)
     return None
@@ -446,17 +445,13 @@ async def put_value(blobs: Blobs, ended: AttemptOutcome) -> AttemptOutcome:
 
 
 def _blob_failed(reason: str, error: CoditectError) -> AttemptOutcome:
-    return AttemptOutcome(Status.FAILED, failure=_blob_failure(reason, error), error=error)
+    return AttemptOutcome(Status.FAILED, failure=failure_of(error, reason), error=error)
 
 
-def _blob_failure(reason: str, error: CoditectError) -> Failure:
-    return Failure(
-        reason,
-        type(error).__name__,
-        str(error),
-        retryable=error.retryable,
-        fix=str(error.facts.get("fix", "")),
-    )
+def failure_of(error: CoditectError, reason: str, *, fix: str = "") -> Failure:
+    """Return the failure of a task that an error of the runtime ends; `fix` is for an error that names none."""
+    fix = str(error.facts.get("fix", fix))
+    return Failure(reason, type(error).__name__, str(error), retryable=error.retryable, fix=fix)
 
 
 class Handling(Protocol):
@@ -469,48 +464,40 @@ class Handling(Protocol):
         """Call the handler, and return how the attempt ended."""
 
 
-class TracedHandling:
-    """The runner of attempts that puts each traced one into a span, which begins when the handler may be called."""
+def traced(tracing: Tracing, handle: Handling, agent_id: AgentId, capabilities: Mapping[str, Capability]) -> Handling:
+    """Return a function that runs attempts by `handle` inside tracing spans; `handle` itself when tracing is off."""
 
-    def __init__(
-        self, tracing: Tracing, handle: Handling, agent_id: AgentId, capabilities: Mapping[str, Capability]
-    ) -> None:
-        self._tracing, self._handle, self._agent_id = tracing, handle, agent_id
-        self._capabilities = capabilities
-
-    def __call__(self, execution: Execution, now_ms: int, *, passed: bool = False) -> Awaitable[AttemptOutcome]:
+    def handle_traced(execution: Execution, now_ms: int, *, passed: bool = False) -> Awaitable[AttemptOutcome]:
         """Run an attempt; its span, if it is traced, begins once breaker, rate and concurrency limit allow the call."""
-        if not passed and self._capabilities[execution.task.capability].guarded:
-            return self._handle(execution, now_ms)
+        if not passed and capabilities[execution.task.capability].guarded:
+            return handle(execution, now_ms)
         delivery = execution.delivery
         span = execution.span = begin_process(
-            self._tracing,
+            tracing,
             execution.task,
-            agent=self._agent_id,
+            agent=agent_id,
             origin=(delivery.exchange, delivery.routing_key, delivery.queue),
             redelivered=delivery.redelivered,
         )
-        if span is None or (not span.sampled and self._tracing.alone):
+        if span is None or (not span.sampled and tracing.alone):
             CURRENT.set(span)  # for log lines; the execution's context ends with it
-            return self._handle(execution, now_ms, passed=passed)
-        return self._traced(span, self._handle(execution, now_ms, passed=passed))
+            return handle(execution, now_ms, passed=passed)
+        return _in_span(tracing, span, handle(execution, now_ms, passed=passed))
 
-    async def _traced(self, span: Span, handling: Awaitable[AttemptOutcome]) -> AttemptOutcome:
-        try:
-            with self._tracing.current(span):
-                ended = await handling
-        except SentBack:
-            span.add({"coditect.sent_back": True})
-            span.end()
-            raise
-        except BaseException as error:
-            span.end(type(error).__name__)
-            raise
-        _end(span, ended)
-        return ended
+    return handle_traced if tracing.active else handle
 
 
-def _end(span: Span, ended: AttemptOutcome) -> None:
+async def _in_span(tracing: Tracing, span: Span, handling: Awaitable[AttemptOutcome]) -> AttemptOutcome:
+    try:
+        with tracing.current(span):
+            ended = await handling
+    except SentBack:
+        span.add({"coditect.sent_back": True})
+        span.end()
+        raise
+    except BaseException as error:
+        span.end(type(error).__name__)
+        raise
     if ended.status is not Status.COMPLETED:
         span.add({"coditect.status": ended.status.value})
     failure = ended.failure
@@ -518,8 +505,4 @@ def _end(span: Span, ended: AttemptOutcome) -> None:
         span.end()
     else:
         span.end(failure.type or failure.reason, failure.message)
-
-
-def traced(tracing: Tracing, handle: Handling, agent_id: AgentId, capabilities: Mapping[str, Capability]) -> Handling:
-    """Return a function that runs attempts by `handle` inside tracing spans; `handle` itself when tracing is off."""
-    return TracedHandling(tracing, handle, agent_id, capabilities) if tracing.active else handle
+    return ended

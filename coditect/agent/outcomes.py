@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from coditect.agent.declaration import Capability
 from coditect.agent.execution import Execution, ExecutionState, Remembered
-from coditect.agent.handler import AttemptOutcome, HandedBack, SentBack, asked_seconds
+from coditect.agent.handler import AttemptOutcome, HandedBack, SentBack, asked_seconds, failure_of
 from coditect.agent.managed import ManagedTasks
 from coditect.agent.owners import NoOwner
 from coditect.agent.settlement import (
@@ -499,8 +499,7 @@ class Outcomes:
         """Make a dead letter of a task whose owner does not exist: no owner can take its result or grant its start."""
         self._count_failure()
         log.info("A task names an owner that does not exist", extra={"task_id": execution.task.id} | error.facts)
-        failure = Failure("no_owner", "NoOwner", str(error), fix=str(error.facts["fix"]))
-        await self._bury(execution, failure)
+        await self._bury(execution, failure_of(error, "no_owner"))
         execution.ack()
 
 
