@@ -34,7 +34,7 @@ from chaos.simulated_nemesis import SimulatedNemesis, Target, post_of_process
 from chaos.simulated_store import Disk, SimulatedDatabase
 from chaos.simulated_task_graph import MemoryTaskGraph
 from chaos.simulation_plan import SimulationPlan, planned
-from coditect.agent.program import Host
+from coditect.agent.services import Host
 from coditect.aio.loop import plain_runner
 from coditect.aio.network import NetworkPath
 from coditect.broker.memory import MemoryBroker

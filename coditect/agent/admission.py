@@ -13,7 +13,7 @@ from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from coditect.agent.declaration import Capability
 from coditect.agent.execution import Execution
@@ -22,7 +22,6 @@ from coditect.agent.handler import AttemptOutcome, failure_of, unstartable
 from coditect.agent.intake import Intake, QueueCredit
 from coditect.agent.outcomes import Outcomes, for_another
 from coditect.agent.owners import NoOwner
-from coditect.agent.services import AgentLimits
 from coditect.agent.settlement import Pacing, settle_or_return
 from coditect.aio.clock import Clock
 from coditect.aio.supervisor import Supervisor
@@ -36,6 +35,9 @@ from coditect.registry.port import ReferenceClock
 from coditect.wire import routing, tasks
 from coditect.wire.control_messages import Cancel
 from coditect.wire.json import dumps
+
+if TYPE_CHECKING:
+    from coditect.agent.approvals import AgentApprovals
 
 MAX_CANCELED_IDS = 10_000
 CANCELED_ID_SECONDS = 600.0
@@ -55,14 +57,14 @@ class Admission:
         *,
         agent_id: AgentId,
         capabilities: Mapping[str, Capability],
-        limits: AgentLimits,
+        approvals: AgentApprovals | None,
     ) -> None:
         self._outcomes, self._settler, self._guards, self._intake = outcomes, outcomes.settler, guards, intake
         self._clock, self._background, self._now = clock, background, asyncio.get_running_loop().time
         self._agent_id, self._capabilities = agent_id, capabilities
-        self._addresses, self._approvals = limits.addresses, limits.approvals
+        self._addresses, self._approvals = outcomes.replies.addresses, approvals
         self._long = frozenset(name for name, capability in capabilities.items() if capability.spec.long)
-        self._may_refuse = bool(self._long) or limits.approvals is not None
+        self._may_refuse = bool(self._long) or approvals is not None
         """Whether a task without limits of its own may be refused."""
         self.pacing = Pacing()
         self.canceled = CanceledIds()

@@ -91,7 +91,7 @@ class Replies:
     """The publisher of replies of one agent process, which precede the acknowledgement of a delivery."""
 
     def __init__(self, broker: Broker, events: Events, metrics: Metrics, *, addresses: ReturnAddresses) -> None:
-        self._broker, self._events, self._addresses = broker, events, addresses
+        self._broker, self._events, self.addresses = broker, events, addresses
         self.unclaimed = metrics.counter(REPLIES_UNCLAIMED)
         self.full_since: OrderedDict[routing.Address, float] = OrderedDict()
         """The receivers whose reply queue is full, each with the event loop's time at which that was first seen."""
@@ -116,7 +116,7 @@ class Replies:
 
     def taken(self, task: Task) -> None:
         """Note that the broker took a reply to a task, so that the task's reply queue is not full any more."""
-        if (address := self._addresses.find(task.reply_to)) is not None:
+        if (address := self.addresses.find(task.reply_to)) is not None:
             self.full_since.pop(address, None)
 
     async def send(self, task: Task, outcome: Outcome, failed: BaseException | None = None) -> None:
@@ -168,7 +168,7 @@ class Replies:
             case NotFound() if address.exchange:
                 log.error("An answer waits for the exchange of the replies", extra={"reason": str(error)})
                 return True  # `publish` has waited already; it is there again when somebody makes it
-            case SetupError() if self._addresses.refused(address, error):
+            case SetupError() if self.addresses.refused(address, error):
                 log.warning("Only what `coditect.replies` takes is answered", extra={"reason": str(error)})
             case Retryable() | SetupError():
                 raise error
@@ -177,8 +177,8 @@ class Replies:
 
     def _address(self, task: Task) -> routing.Address | None:
         """Return the return address of a task; None when it has none, or the address may not be answered."""
-        address = self._addresses.find(task.reply_to)
-        if address is None or address.exchange or self._addresses.reachable(address):
+        address = self.addresses.find(task.reply_to)
+        if address is None or address.exchange or self.addresses.reachable(address):
             return address
         self._unclaimed(task, SetupError("The broker's permissions do not allow it", entity=address.routing_key))
         return None

@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from secrets import token_hex
 from types import MappingProxyType
@@ -21,11 +21,10 @@ from coditect.agent.health import Readiness, seen_from_outside
 from coditect.agent.heartbeat import Heartbeat, Usage, load_sampler
 from coditect.agent.intake import most_in_hand
 from coditect.agent.mailbox import Mailbox
-from coditect.agent.pool import Workers
 from coditect.agent.process import BEGAN, PARENT, keep_processes, say_drained
 from coditect.agent.quarantine import Quarantine
 from coditect.agent.runtime import Runtime
-from coditect.agent.services import AgentLimits
+from coditect.agent.services import Host
 from coditect.agent.signature import lived
 from coditect.agent.workspaces import Workspaces
 from coditect.aio.clock import Clock, SystemClock
@@ -46,11 +45,9 @@ from coditect.registry.redis import RedisRegistry
 from coditect.settings.addresses import without_passwords
 from coditect.settings.settings import Settings
 from coditect.telemetry.logs import CURRENT_AGENT, configure_logs, enable_own_logs
-from coditect.telemetry.metrics import MemoryMetrics, Metrics
+from coditect.telemetry.metrics import MemoryMetrics
 from coditect.telemetry.process import observe_process, open_tracing
-from coditect.telemetry.tracing import NO_TRACING, Tracing
 from coditect.wire import routing
-from coditect.wire.routing import ReturnAddresses
 
 if TYPE_CHECKING:
     from coditect.agent.approvals import AgentApprovals
@@ -102,26 +99,6 @@ def registration(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Host:
-    """The things that an agent gets from its process: source file, CPU and memory use, health, metrics, tracing."""
-
-    source: str | None = None
-    """The file or module that declares the agent, for handlers in other processes; None means each handler's own file.
-    """
-    sample: Callable[[], Usage] | None = None
-    """A function that returns the use of CPU and memory; None means that of this process."""
-    workers: Callable[..., Workers] | None = Workers
-    """The class of the worker processes; None lets suspects run as any other task, as in a fleet under test."""
-    health: Health = field(default_factory=Health)
-    """The state of the process's loops, which the loops report; those of the broker's connection are among them."""
-    metrics: Metrics = field(default_factory=MemoryMetrics)
-    tracing: Tracing = NO_TRACING
-    """The tracing of the process; opened and closed by its program."""
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-    """What the registration says of the agent beside its declaration."""
-
-
 @asynccontextmanager
 async def running_agent(
     agent: Agent,
@@ -156,9 +133,10 @@ async def running_agent(
             events=events,
             clock=reference,
             background=background,
-            limits=_limits(settings, host, agent, slots=slots),
+            settings=settings,
+            host=host,
+            approvals=_approvals(settings, agent),
             quarantine=Quarantine(registry, agent_id, background, patience_seconds=_patience_seconds(settings)),
-            metrics=host.metrics,
             lifespan=value,
         )
         load = _completed(runtime.load, host.sample or load_sampler(), broker)
@@ -189,21 +167,6 @@ def _requests(broker: Broker, settings: Settings, agent_id: AgentId, host: Host)
     blobs = open_blobs(settings.blob_url, most_bytes=settings.blob_max_bytes)
     replies = routing.agent_replies(agent_id)
     return Requests(broker, name=agent_id, reply_to=replies, blobs=blobs, metrics=host.metrics, tracing=host.tracing)
-
-
-def _limits(settings: Settings, host: Host, agent: Agent, *, slots: int) -> AgentLimits:
-    return AgentLimits(
-        slots,
-        settings.max_suspended,
-        settings.drain_seconds,
-        settings.workspace,
-        source=host.source,
-        workers=host.workers,
-        addresses=ReturnAddresses(settings.answer_queues),
-        tracebacks=settings.tracebacks,
-        reserve=agent.reserve,
-        approvals=_approvals(settings, agent),
-    )
 
 
 def _approvals(settings: Settings, agent: Agent) -> AgentApprovals | None:

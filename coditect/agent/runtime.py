@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from coditect.agent.admission import Admission
 from coditect.agent.declaration import Agent
@@ -47,8 +47,9 @@ from coditect.agent.outcomes import Outcomes, Replies
 from coditect.agent.owners import AcquireClient, Reports, TaskHeartbeats
 from coditect.agent.pool import Workers
 from coditect.agent.quarantine import Isolation, Quarantine, run_isolated
-from coditect.agent.services import AgentLimits, ProcessServices
+from coditect.agent.services import Host, ProcessServices
 from coditect.agent.settlement import Settler
+from coditect.agent.workspaces import Workspaces
 from coditect.aio.supervisor import Supervisor
 from coditect.broker.port import Broker
 from coditect.errors import CoditectError
@@ -60,10 +61,15 @@ from coditect.model.registration import AgentStatus, Load
 from coditect.model.result import Status
 from coditect.model.task import Task
 from coditect.registry.port import ReferenceClock
+from coditect.settings.settings import Settings
 from coditect.telemetry.logs import CURRENT_TASK
 from coditect.telemetry.metrics import BREAKER_STATE, HEARTBEAT_LAG, SLOTS, Metrics
 from coditect.wire import routing, tasks
 from coditect.wire.control_messages import Cancel
+from coditect.wire.routing import ReturnAddresses
+
+if TYPE_CHECKING:  # only an agent with a policy imports what a policy needs
+    from coditect.agent.approvals import AgentApprovals
 
 log = logging.getLogger(__name__)
 
@@ -101,47 +107,51 @@ class Runtime:
         requests: Requests,
         events: Events,
         clock: ReferenceClock,
-        limits: AgentLimits,
+        settings: Settings,
+        host: Host,
         background: Supervisor,
         quarantine: Quarantine,
-        metrics: Metrics,
-        lifespan: Any = None,
+        approvals: AgentApprovals | None,
+        lifespan: Any,
     ) -> None:
-        self.agent_id, self._clock, self._limits, places = agent_id, clock, limits, limits.max_suspended
+        self.agent_id, self._clock, self._drain_seconds = agent_id, clock, settings.drain_seconds
         self._loop = loop = asyncio.get_running_loop()
-        self.addresses, self._background, self._now, self._mean_ms = limits.addresses, background, loop.time, 0.0
-        self._slots = slots = Slots(limits.slots, reserve=limits.reserve)
-        self._offered, self._batches = runnable(agent, slots.startable(Priority.P1), background)
+        self._background, self._now, self._mean_ms, places = background, loop.time, 0.0, settings.max_suspended
+        self.addresses = addresses = ReturnAddresses(settings.answer_queues)
+        self._slots = slots = Slots(settings.slots or agent.slots, reserve=agent.reserve)
+        offered, self._batches = runnable(agent, slots.startable(Priority.P1), background)
+        self._offered = offered
         self._executions = executions = dict[Execution, None]()
         start = TaskRunner(self._execute, executions, loop).start
         self._intake = intake = Intake(
             broker, slots, background, executions, start=start, returns=quarantine.hand_back, max_suspended=places
         )
-        self._isolation = Isolation(quarantine, intake, slots=limits.slots)
-        self._handle = traced(requests.tracing, self._handled, agent_id, self._offered)
+        self._isolation = Isolation(quarantine, intake, slots=slots.total)
+        self._handle = traced(requests.tracing, self._handled, agent_id, offered)
         grants = AcquireClient(
-            broker, requests, clock, agent_id=agent_id, approvals=limits.approvals, offered=agent.capabilities
+            broker, requests, clock, agent_id=agent_id, approvals=approvals, offered=agent.capabilities
         )
         reports = Reports(broker, background, clock, heard=grants.heard)
         heartbeats = TaskHeartbeats(reports, background, clock, agent_id=agent_id)
-        self._quarantine, isolation = (quarantine, self._isolation) if limits.workers else (None, None)
+        self._quarantine, isolation = (quarantine, self._isolation) if host.workers else (None, None)
         self._managed = managed = ManagedTasks(grants, heartbeats, reports, intake=intake, isolation=isolation)
         settler = Settler(broker, events, clock, agent_id=agent_id)
-        replies = Replies(broker, events, metrics, addresses=limits.addresses)
+        replies = Replies(broker, events, host.metrics, addresses=addresses)
         self._outcomes = outcomes = Outcomes(
-            settler, replies, events, metrics, self._end, agent_id=agent_id, capabilities=self._offered, managed=managed
+            settler, replies, events, host.metrics, self._end, agent_id=agent_id, capabilities=offered, managed=managed
         )
-        outcomes.tracebacks, settler.tracing = limits.tracebacks, requests.tracing
-        threads = ThreadPoolExecutor(limits.slots + places, thread_name_prefix=agent.name)
-        workers = (limits.workers or Workers)(background, limits.source, agent.lifespan)
+        outcomes.tracebacks, settler.tracing = settings.tracebacks, requests.tracing
+        threads = ThreadPoolExecutor(slots.total + places, thread_name_prefix=agent.name)
+        workers = (host.workers or Workers)(background, host.source, agent.lifespan)
         self._executors = executors = Executors(loop, TimeLimits(loop), threads, workers, ending=self._ends)
         self.guards = guards = Guards(agent, requests, intake, settler, background, registry=quarantine.registry)
         self._admission = Admission(
-            outcomes, guards, intake, clock, background, agent_id=agent_id, capabilities=self._offered, limits=limits
+            outcomes, guards, intake, clock, background, agent_id=agent_id, capabilities=offered, approvals=approvals
         )
         intake.screen = self._admission.screen
+        workspaces = Workspaces(settings.workspace)
         self.services = ProcessServices(
-            requests, events, intake, reports, executors, clock, background, limits, guards, lifespan
+            requests, events, intake, reports, executors, clock, background, guards, addresses, workspaces, lifespan
         )
 
     # -- life -------------------------------------------------------------------------------------------
@@ -173,7 +183,7 @@ class Runtime:
             batches.hurry()
         if self._executions:
             log.info("Draining", extra={"agent_id": self.agent_id, "running": len(self._executions)})
-        await self._all_ended(self._limits.drain_seconds)
+        await self._all_ended(self._drain_seconds)
         for late in [*dict.fromkeys(execution.work for execution in self._executions), *self._admission.settling]:
             if late is not None:
                 late.cancel()

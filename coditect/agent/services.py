@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from concurrent import futures
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, TypeVar, Unpack
+from typing import Any, TypeVar, Unpack
 from weakref import WeakValueDictionary
 
 from coditect.agent.context import BreakerCall, Context, PlainContext, TaskContext
 from coditect.agent.execution import Execution, ExecutionState, PartSender
 from coditect.agent.guards import Guards
 from coditect.agent.handler import Executors, HandedBack, SentBack
+from coditect.agent.heartbeat import Usage
 from coditect.agent.intake import Intake
 from coditect.agent.owners import Reports, owner_of
 from coditect.agent.pool import Workers
 from coditect.agent.workspaces import Workspaces
 from coditect.aio.clock import Clock
-from coditect.aio.supervisor import Supervisor
+from coditect.aio.supervisor import Health, Supervisor
 from coditect.aio.threads import Carried, awaited_by, carry_await
 from coditect.blobs import fetched
 from coditect.collaboration.handoffs import HandoffState, agents_to_ask
@@ -48,14 +49,12 @@ from coditect.model.result import Outcome
 from coditect.model.task import MAX_DEPTH, Limits, Owner, Task
 from coditect.registry.port import Registry
 from coditect.resilience.retries import RetryBudgets
-from coditect.telemetry.tracing import SKIPPED, begin_step
+from coditect.telemetry.metrics import MemoryMetrics, Metrics
+from coditect.telemetry.tracing import NO_TRACING, SKIPPED, Tracing, begin_step
 from coditect.wire.control import Verb
 from coditect.wire.headers import TraceContext
 from coditect.wire.routing import ReturnAddresses
 from coditect.wire.tasks import MAX_BODY_BYTES, Credit
-
-if TYPE_CHECKING:  # only an agent with a policy imports what a policy needs
-    from coditect.agent.approvals import AgentApprovals
 
 log = logging.getLogger(__name__)
 
@@ -63,25 +62,23 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class AgentLimits:
-    """The slots, bounds and permissions of one agent process."""
+class Host:
+    """The things that an agent gets from its process: source file, CPU and memory use, health, metrics, tracing."""
 
-    slots: int
-    max_suspended: int = 1_000
-    drain_seconds: float = 30.0
-    workspace: str | None = None
     source: str | None = None
-    """The file or module that declares the agent, for handlers in processes of their own."""
+    """The file or module that declares the agent, for handlers in other processes; None means each handler's own file.
+    """
+    sample: Callable[[], Usage] | None = None
+    """A function that returns the use of CPU and memory; None means that of this process."""
     workers: Callable[..., Workers] | None = Workers
-    """The class of the worker processes; None lets suspects run as any other task."""
-    addresses: ReturnAddresses = field(default_factory=ReturnAddresses)
-    """The return addresses that the agent may answer."""
-    tracebacks: bool = True
-    """Whether results carry tracebacks."""
-    reserve: int = 1
-    """Number of slots that are kept for P0."""
-    approvals: AgentApprovals | None = None
-    """The approval policy in this process; None without one."""
+    """The class of the worker processes; None lets suspects run as any other task, as in a fleet under test."""
+    health: Health = field(default_factory=Health)
+    """The state of the process's loops, which the loops report; those of the broker's connection are among them."""
+    metrics: Metrics = field(default_factory=MemoryMetrics)
+    tracing: Tracing = NO_TRACING
+    """The tracing of the process; opened and closed by its program."""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    """What the registration says of the agent beside its declaration."""
 
 
 @dataclass(frozen=True)
@@ -95,8 +92,11 @@ class ProcessServices:
     executors: Executors
     clock: Clock
     background: Supervisor
-    limits: AgentLimits
     guards: Guards
+    addresses: ReturnAddresses
+    """The return addresses that the agent may answer."""
+    workspaces: Workspaces
+    """The folders of the process's executions; none exists before a task first needs one."""
     lifespan: Any = None
     streams: WeakValueDictionary[str, PartSender] = field(default_factory=WeakValueDictionary)
     """The senders of streamed results that the process runs, by execution id."""
@@ -125,11 +125,6 @@ class ProcessServices:
     def handoffs(self) -> Handoffs:
         """The sender of requests about handoffs of tasks to other agents; made when a task first needs it."""
         return Handoffs(self.control, self.requests, self.guards.registry)
-
-    @cached_property
-    def workspaces(self) -> Workspaces:
-        """The folders of the process's executions; none exists before a task first needs one."""
-        return Workspaces(self.limits.workspace)
 
     @cached_property
     def retry_budgets(self) -> RetryBudgets:
@@ -419,7 +414,7 @@ class TaskServices:
         execution, process = self.execution, self.process
         if execution.parts is None:
             task = execution.task
-            address = process.limits.addresses.find(task.reply_to)
+            address = process.addresses.find(task.reply_to)
             if address is None:
                 raise InvalidTask("The parts of a streamed task need an address", fix="publish it with a reply_to")
             execution.parts = PartSender(

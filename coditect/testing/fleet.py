@@ -16,8 +16,9 @@ from typing import Any, Self
 
 from coditect.agent.declaration import Agent
 from coditect.agent.heartbeat import Usage
-from coditect.agent.program import Host, running_agent
+from coditect.agent.program import running_agent
 from coditect.agent.runtime import Runtime
+from coditect.agent.services import Host
 from coditect.aio.clock import Clock
 from coditect.blobs import open_blobs
 from coditect.broker.memory import MemoryBroker, MemoryServer

@@ -9,7 +9,8 @@ from itertools import product
 
 from chaos.simulated_task_graph import MemoryTaskGraph
 from coditect import Agent, Breaker, Client, Context
-from coditect.agent.program import Host, running_agent
+from coditect.agent.program import running_agent
+from coditect.agent.services import Host
 from coditect.aio.clock import SystemClock
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.registry.memory import MemoryRegistry

@@ -21,7 +21,8 @@ from httpx2 import AsyncClient
 
 from coditect import Agent, Client, Workflow
 from coditect.agent.health import health_server
-from coditect.agent.program import Host, running_agent
+from coditect.agent.program import running_agent
+from coditect.agent.services import Host
 from coditect.aio.clock import SystemClock
 from coditect.broker.rabbitmq import AmqpBroker
 from coditect.errors import CoditectError

@@ -11,7 +11,8 @@ from functools import partial
 from secrets import token_hex
 
 from coditect.agent.declaration import Agent
-from coditect.agent.program import AGENT_CONNECT_SECONDS, Host, publish_window, running_agent
+from coditect.agent.program import AGENT_CONNECT_SECONDS, publish_window, running_agent
+from coditect.agent.services import Host
 from coditect.aio.clock import SystemClock
 from coditect.aio.supervisor import Supervisor, run_until
 from coditect.broker.rabbitmq import AmqpBroker

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from coditect import Agent, Context, Workflow
-from coditect.agent.program import Host
+from coditect.agent.services import Host
 from coditect.testing import TestFleet, fleet
 
 SECOND = 1.0

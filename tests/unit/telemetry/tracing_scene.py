@@ -15,7 +15,8 @@ from opentelemetry.sdk.trace.sampling import DEFAULT_ON, Sampler
 from opentelemetry.trace import SpanContext
 
 from coditect.agent.declaration import Agent
-from coditect.agent.program import Host, running_agent
+from coditect.agent.program import running_agent
+from coditect.agent.services import Host
 from coditect.aio.clock import SystemClock
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.client.client import Client

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from coditect import Agent, Breaker, Context, From, HandoffOffer, PlainContext, Retry, TaskFailed, Workflow
-from coditect.agent.program import Host
+from coditect.agent.services import Host
 from coditect.registry.port import Search
 from coditect.telemetry.metrics import ATTEMPTS, TASK_ERRORS, TASK_SECONDS, TASK_TIMEOUTS, MemoryMetrics
 from coditect.testing import TestFleet

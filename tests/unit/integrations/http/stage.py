@@ -14,7 +14,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from coditect.agent.declaration import Agent
-from coditect.agent.program import Host, running_agent
+from coditect.agent.program import running_agent
+from coditect.agent.services import Host
 from coditect.aio.clock import SystemClock
 from coditect.aio.supervisor import Supervisor
 from coditect.broker.memory import MemoryBroker
