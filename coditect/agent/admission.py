@@ -153,16 +153,13 @@ class Admission:
         """
         if task.limits.only == self._agent_id or not task.reply_to:
             return False
-        outcome = Outcome(
-            Status.REJECTED,
-            dumps(NOT_TAKEN.as_json()),
-            task.id,
-            task.correlation_id or task.id,
-            self._agent_id,
-            failure=NOT_TAKEN,
-        )
-        self.settle_beside(self._answer_repeated(task, delivery, outcome))
+        self.settle_beside(self._answer_repeated(task, delivery, self._rejection(task, NOT_TAKEN)))
         return True
+
+    def _rejection(self, task: Task, failure: Failure) -> Outcome:
+        """Return the outcome of a task that does not run here."""
+        body, correlation_id = dumps(failure.as_json()), task.correlation_id or task.id
+        return Outcome(Status.REJECTED, body, task.id, correlation_id, self._agent_id, failure=failure)
 
     # -- deliveries that start nothing ----------------------------------------------------------------------
 
@@ -230,15 +227,7 @@ class Admission:
             correlation_id=message.correlation_id,
             reply_to=message.reply_to,
         )
-        outcome = Outcome(
-            Status.REJECTED,
-            dumps(failure.as_json()),
-            message.message_id,
-            message.correlation_id or message.message_id,
-            self._agent_id,
-            failure=failure,
-        )
-        await self._outcomes.replies.send(anonymous, outcome)
+        await self._outcomes.replies.send(anonymous, self._rejection(anonymous, failure))
         delivery.ack()
 
 

@@ -211,13 +211,9 @@ class Execution:
         if self.interruption is None or self.interruption.canceled is None:
             self._interrupt(Interruption(canceled=reason, handed_off=handed_off))
 
-    def expire(self) -> None:
-        """Cancel the running or loading handler because its time limit is over; without effect in other states."""
-        self._interrupt(self.interruption or TIME_OVER)
-
-    def expire_by_clock(self) -> None:
-        """Cancel the running or loading handler: the deadline, or the time a task may last, is over; see `expire`."""
-        self._interrupt(self.interruption or OVER_BY_CLOCK)
+    def expire(self, why: Interruption = TIME_OVER) -> None:
+        """Cancel the running or loading handler because its time is over; without effect in other states."""
+        self._interrupt(self.interruption or why)
 
     def _interrupt(self, why: Interruption) -> None:
         if self.state in HANDLING and self.work is not None:
@@ -367,9 +363,8 @@ class TimeLimits:
             due = timer.when()
             self.stop(execution)
         now = self._now()
-        self._paused[execution] = _TimeLimitPause(
-            due - now, self._loop.call_at(now + most_seconds, execution.expire_by_clock)
-        )
+        bound = self._loop.call_at(now + most_seconds, execution.expire, OVER_BY_CLOCK)
+        self._paused[execution] = _TimeLimitPause(due - now, bound)
 
     def go_on(self, execution: Execution) -> None:
         """Resume the paused time limit of an execution; without effect when it is not paused."""

@@ -6,7 +6,6 @@ The agent goes on working without the registry.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,7 +14,7 @@ from typing import Self
 
 import psutil
 
-from coditect.aio.supervisor import Health, Supervisor
+from coditect.aio.supervisor import Health, Supervisor, happened
 from coditect.errors import RegistryUnavailable
 from coditect.model.registration import AgentStatus, Load, Registration
 from coditect.registry.port import BEAT_SECONDS, LEASE_SECONDS, Registry
@@ -126,16 +125,11 @@ class Heartbeat:
     async def _beat(self) -> None:
         while not self._ending:
             every = min(self._beat_seconds, REPAIR_SECONDS) if self._failing else self._beat_seconds
-            await self._pause(max(SHORTEST_PAUSE_SECONDS, self._told_at + every - self._now()))
+            await happened(self._hurry, max(SHORTEST_PAUSE_SECONDS, self._told_at + every - self._now()))
+            self._hurry.clear()
             self._told_at = self._now()
             if not self._ending:
                 await self._tell()
-
-    async def _pause(self, seconds: float) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._hurry.wait()
-        self._hurry.clear()
 
     async def _tell(self) -> None:
         load = self._load()
@@ -150,9 +144,16 @@ class Heartbeat:
         try:
             forgotten = await self._renew_or_register(load, lease_seconds)
         except RegistryUnavailable as error:
-            self._note_failure(error)
-        else:
-            self._note_success(forgotten=forgotten)
+            if not self._failing:
+                log.warning("The registry does not answer; work goes on", extra=self._facts(reason=str(error)))
+            self._failing = True
+            return
+        self._accepted_at = self._now()
+        if self._failing:
+            log.info("The registry answers again and knows this agent", extra=self._facts())
+        elif forgotten:
+            log.warning("The registry had forgotten this agent and knows it again", extra=self._facts())
+        self._failing = False
 
     async def _renew_or_register(self, load: Load, lease_seconds: float) -> bool:
         """Renew the lease or register the agent; return whether the registry had forgotten the agent."""
@@ -168,19 +169,6 @@ class Heartbeat:
     @staticmethod
     def _now() -> float:
         return asyncio.get_running_loop().time()
-
-    def _note_failure(self, error: RegistryUnavailable) -> None:
-        if not self._failing:
-            log.warning("The registry does not answer; work goes on", extra=self._facts(reason=str(error)))
-        self._failing = True
-
-    def _note_success(self, *, forgotten: bool) -> None:
-        self._accepted_at = self._now()
-        if self._failing:
-            log.info("The registry answers again and knows this agent", extra=self._facts())
-        elif forgotten:
-            log.warning("The registry had forgotten this agent and knows it again", extra=self._facts())
-        self._failing = False
 
     async def _deregister(self) -> None:
         try:

@@ -12,7 +12,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Coroutine, Mapping
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 from coditect.agent.execution import Execution, Suspicion
 from coditect.agent.handler import AttemptOutcome, asked_seconds
@@ -252,18 +252,13 @@ MOST_RETURNS = 8
 """Number of returns after which a delivery that still cannot be settled becomes a dead letter."""
 
 
-class InHand(Protocol):
-    """The deliveries that wait for the outcome of one execution, usually a single one."""
+async def settle_or_return(
+    work: Coroutine[Any, Any, None], delivery: Delivery, in_hand: Execution | None = None
+) -> None:
+    """Await a coroutine that settles a delivery; if that fails, return the delivery or make it a dead letter.
 
-    def requeue(self) -> None:
-        """Return the deliveries to their queues, for any agent."""
-
-    def reject(self) -> None:
-        """Reject the deliveries, so that the broker makes dead letters of them."""
-
-
-async def settle_or_return(work: Coroutine[Any, Any, None], delivery: Delivery, in_hand: InHand | None = None) -> None:
-    """Await a coroutine that settles a delivery; if that fails, return the delivery or make it a dead letter."""
+    `in_hand` is the execution whose deliveries all have that end.
+    """
     try:
         await work
     except Exception as error:  # noqa: BLE001 - told in full
@@ -273,24 +268,24 @@ async def settle_or_return(work: Coroutine[Any, Any, None], delivery: Delivery, 
         raise
 
 
-async def not_settled(error: Exception, delivery: Delivery, in_hand: InHand | None = None) -> None:
+async def not_settled(error: Exception, delivery: Delivery, in_hand: Execution | None = None) -> None:
     """Settle a delivery after an error: return it, mostly after a growing pause, or make a dead letter of it.
 
     The pause doubles with each return; the first return after trouble of the broker has none.
     Trouble of the broker as a whole makes no dead letters; an error of the message itself makes one at once.
     """
-    in_hand, returns = in_hand or delivery, delivery.delivery_count
+    deliveries, returns = in_hand or delivery, delivery.delivery_count
     facts = {"task_id": delivery.message.message_id, "reason": str(error), "returns": returns}
     wrong_itself = isinstance(error, InputError) and not isinstance(error, NotFound | Unroutable)
     if isinstance(error, Retryable):
         log.warning("A task could not be settled; it is returned", extra=facts)
     elif wrong_itself:
         log.warning("A task cannot be settled; it becomes a dead letter", extra=facts)
-        in_hand.reject()
+        deliveries.reject()
         return
     elif returns >= MOST_RETURNS:
         log.error("A task cannot be settled; it becomes a dead letter", exc_info=error, extra=facts)
-        in_hand.reject()
+        deliveries.reject()
         return
     else:
         log.error("The runtime failed on a delivery; it is returned", exc_info=error, extra=facts)
@@ -298,7 +293,7 @@ async def not_settled(error: Exception, delivery: Delivery, in_hand: InHand | No
         if returns or not isinstance(error, Retryable):
             await asyncio.sleep(pause_seconds(delivery))
     finally:
-        in_hand.requeue()
+        deliveries.requeue()
 
 
 def pause_seconds(delivery: Delivery) -> float:

@@ -255,14 +255,11 @@ def in_parts(handler: Callable[..., Any], part: Codec, context_name: str | None)
     end of the attempt, also when the attempt is canceled or its time is over.
     """
 
-    def called(task: Any, ctx: TaskContext, values: dict[str, Any]) -> Any:
-        return handler(task, **({} if context_name is None else {context_name: ctx}), **values)
-
     @wraps(handler)
     async def on_loop(task: Any, coditect_context: TaskContext, **values: Any) -> Any:
         sink = _Sink(coditect_context, part)
         try:
-            async with aclosing(called(task, coditect_context, values)) as parts:
+            async with aclosing(handler(task, **_named(context_name, coditect_context), **values)) as parts:
                 async for value in parts:
                     if sink.streamed:
                         await sink.send(value)
@@ -277,7 +274,7 @@ def in_parts(handler: Callable[..., Any], part: Codec, context_name: str | None)
     def in_thread(task: Any, coditect_context: TaskContext, **values: Any) -> Any:
         sink, services = _Sink(coditect_context, part), coditect_context.services
         try:
-            with closing(called(task, coditect_context, values)) as parts:
+            with closing(handler(task, **_named(context_name, coditect_context), **values)) as parts:
                 for value in parts:
                     if sink.streamed:
                         services.run(sink.send(value))
@@ -371,36 +368,31 @@ def with_dependencies(
 ) -> Callable[..., Any]:
     """Return a handler of `(task, ctx)` that makes a handler's dependencies, calls it with them, and closes them."""
 
-    def named(ctx: Any) -> dict[str, Any]:
-        return {} if context_name is None else {context_name: ctx}
-
     @wraps(handler)
     async def on_loop(task: Any, ctx: Any) -> Any:
         async with AsyncExitStack() as stack:
             shared = (ctx[0] if isinstance(ctx, list) else ctx).lifespan  # a batch has many contexts, of one process
             values = await _opened(needs, shared, stack)
-            return await handler(task, **named(ctx), **values)
+            return await handler(task, **_named(context_name, ctx), **values)
 
     @wraps(handler)
     def in_thread(task: Any, ctx: Any) -> Any:
         stack = AsyncExitStack()
         try:
             values = ctx.services.run(_opened(needs, ctx.lifespan, stack))
-            result = handler(task, **named(ctx), **values)
+            result = handler(task, **_named(context_name, ctx), **values)
         except BaseException as error:
-            ctx.services.run(_closed(stack, error), closing=True)
+            ctx.services.run(stack.__aexit__(type(error), error, trace_of(error)), closing=True)
             raise
-        ctx.services.run(_closed(stack, None), closing=True)
+        ctx.services.run(stack.aclose(), closing=True)
         return result
 
     return on_loop if inspect.iscoroutinefunction(handler) else in_thread
 
 
-async def _closed(stack: AsyncExitStack, error: BaseException | None) -> None:
-    if error is None:
-        await stack.aclose()
-    else:
-        await stack.__aexit__(type(error), error, trace_of(error))
+def _named(context_name: str | None, ctx: Any) -> dict[str, Any]:
+    """Return the context as an argument of a handler; nothing for a handler that has no parameter for it."""
+    return {} if context_name is None else {context_name: ctx}
 
 
 async def _opened(

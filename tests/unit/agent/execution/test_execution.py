@@ -15,6 +15,8 @@ from coditect.agent.execution import (
     MAX_OUTCOME_BYTES,
     MAX_OUTCOMES,
     OUTCOME_SECONDS,
+    OVER_BY_CLOCK,
+    TIME_OVER,
     Execution,
     ExecutionState,
     ForbiddenTransition,
@@ -108,7 +110,7 @@ def test_cancel_request_counts_more_than_the_end_of_the_time_and_each_reaches_th
     one, work = execution(ExecutionState.RUNNING)
 
     for name in sorted(REQUESTS, reverse=first == "expire"):
-        one.cancel("enough") if name == "cancel" else one.expire_by_clock()
+        one.cancel("enough") if name == "cancel" else one.expire(OVER_BY_CLOCK)
 
     assert one.interruption == Interruption(canceled="enough")
     assert (one.overdue, work.canceled) == (False, 2)
@@ -124,14 +126,13 @@ def test_second_cancel_request_does_not_disturb_a_handler_that_cleans_up() -> No
     assert work.canceled == 1
 
 
-@pytest.mark.parametrize(("expire", "by_clock"), [(Execution.expire, False), (Execution.expire_by_clock, True)])
-def test_end_of_the_time_tells_which_limit_it_was(expire: Any, by_clock: bool) -> None:
+@pytest.mark.parametrize("why", [TIME_OVER, OVER_BY_CLOCK])
+def test_end_of_the_time_tells_which_limit_it_was(why: Interruption) -> None:
     one, _ = execution(ExecutionState.RUNNING)
 
-    expire(one)
+    one.expire(why)
 
-    assert one.overdue
-    assert one.interruption == Interruption(by_clock=by_clock)
+    assert (one.overdue, one.interruption) == (True, why)
 
 
 @pytest.mark.parametrize("verb", ["ack", "requeue", "reject"])
