@@ -61,7 +61,9 @@ class Guards:
         *,
         registry: Registry,
     ) -> None:
-        self.breakers = AgentBreakers(agent, requests, intake, settler, background, name=requests.name)
+        self.control = control = ControlPlane(requests.broker, requests, settler.clock)
+        """The sender of the agent's requests to the control plane."""
+        self.breakers = AgentBreakers(agent, control, intake, settler, background)
         self.rates = AgentRates(agent, registry, settler.clock, intake, background, halted=self.breakers.waiting)
         self.registry = registry
         """The registry of the fleet's agents."""
@@ -443,15 +445,15 @@ class AgentBreakers:
     """The breakers of one agent process, and the capabilities that wait for them."""
 
     def __init__(
-        self, agent: Agent, requests: Requests, intake: Intake, settler: Settler, background: Supervisor, *, name: str
+        self, agent: Agent, control: ControlPlane, intake: Intake, settler: Settler, background: Supervisor
     ) -> None:
         self._agent = agent
-        control = ControlPlane(requests.broker, requests, settler.clock)
         self._intake = intake
         self._settler = settler
         self._background = background
         now = asyncio.get_running_loop().time
-        self._breakers = Breakers(agent.breakers, control, background, name=name, now=now, changed=self._changed)
+        name, changed = control.name, self._changed
+        self._breakers = Breakers(agent.breakers, control, background, name=name, now=now, changed=changed)
         self.states = self._breakers.states
         """Return which state each breaker has, as the metric of breakers shows it."""
         self.heard = self._breakers.heard

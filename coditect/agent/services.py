@@ -81,7 +81,7 @@ class Host:
     """What the registration says of the agent beside its declaration."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class ProcessServices:
     """The parts of an agent process that all its `TaskServices` share, such as requests, events, intake and reports."""
 
@@ -101,35 +101,23 @@ class ProcessServices:
     streams: WeakValueDictionary[str, PartSender] = field(default_factory=WeakValueDictionary)
     """The senders of streamed results that the process runs, by execution id."""
 
+    retry_budgets: RetryBudgets = field(default_factory=RetryBudgets)
+    """The limits on the process's retries of calls, by dependency."""
+
+    def __post_init__(self) -> None:
+        self.control = self.guards.control
+        self.threads = ThreadRequests(self.control, self.requests)
+        self.handoffs = Handoffs(self.control, self.requests, self.guards.registry)
+
     def credit(self, credit: Credit) -> None:
         """Let an execution send more parts of its result; without effect after its end."""
         if (sender := self.streams.get(credit.execution)) is not None:
             sender.credit(credit)
 
     @cached_property
-    def control(self) -> ControlPlane:
-        """The sender of the agent's requests to the control plane; made when it is first needed."""
-        return ControlPlane(self.requests.broker, self.requests, self.clock)
-
-    @cached_property
     def locks(self) -> LockRequests:
-        """The sender of requests about locks; made for the first task that takes a lock."""
+        """The sender of requests about locks; made, with its metrics, for the first task that takes a lock."""
         return LockRequests(self.control, self.requests, self.background)
-
-    @cached_property
-    def threads(self) -> ThreadRequests:
-        """The sender of requests about conversation threads; made for the first task that uses a thread."""
-        return ThreadRequests(self.control, self.requests)
-
-    @cached_property
-    def handoffs(self) -> Handoffs:
-        """The sender of requests about handoffs of tasks to other agents; made when a task first needs it."""
-        return Handoffs(self.control, self.requests, self.guards.registry)
-
-    @cached_property
-    def retry_budgets(self) -> RetryBudgets:
-        """The limits on the process's retries of calls, by dependency; made when a task first needs one."""
-        return RetryBudgets()
 
     def for_task(self, execution: Execution) -> TaskServices:
         """Return what the handler of one execution may call: requests, locks, progress and other services."""
