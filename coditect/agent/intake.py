@@ -43,8 +43,7 @@ SLOT_SECONDS = 1.0
 MOST_SLOT_SECONDS = 16.0
 """The longest pause between two such looks, each of which is a call to the broker."""
 GET_RETRY_SECONDS = 0.5
-"""The pause after a failed `basic.get`; a queue that does not answer for so long loses its reserved slots."""
-PAUSE_RETRY_SECONDS = 0.5
+"""The pause after a failed request about a queue; a queue silent for so long loses its reserved slots."""
 MOST_AT_EACH_LOOK = 32
 MOST_CLOSED = 64
 """The most queues without a consumer for want of slots: as many as can be consumed again in a moment."""
@@ -362,7 +361,9 @@ class Intake:
             returns = not soon and bool(credit.returnable(now - 2 * lag))
             if returns or not self._fits(credit, now, soon, contended=contended):
                 changes = credit.changing = True
-                self._background.start(self._fit(credit, returns=returns), name=f"fit {credit.queue}")
+                fit = partial(self._fit, credit, returns=returns)
+                work = self._change(credit, fit, "A queue cannot be consumed again yet")
+                self._background.start(work, name=f"fit {credit.queue}")
         if self.waiting or soon or changes or any(credit.wrong_since for credit in checked):
             self._watch()
         elif self._unvisited > 0:
@@ -395,20 +396,24 @@ class Intake:
         With `returns`, the tasks that wait too long go back instead; unless they go to other agents, the consumers are
         closed first, which would bring them again.
         """
+        left = credit.unused + credit.missing
+        if credit.missing > 0 and not returns:
+            await self._widen(credit, credit.missing)
+        elif not (returns and credit.passes_on):
+            self._closed[credit] = None
+            await credit.close_consumers()
+            credit.may_hold_more = credit.may_hold_more or returns
+            if left > 0 and not returns:
+                await self._widen(credit, left)
+        if returns:
+            await self._give_back_all(credit, credit.returnable())
+
+    async def _change(self, credit: QueueCredit, work: Callable[[], Awaitable[None]], sentence: str) -> None:
+        """Await work that changes a queue's consumers; after a failure, log a sentence and pause before the next."""
         try:
-            left = credit.unused + credit.missing
-            if credit.missing > 0 and not returns:
-                await self._widen(credit, credit.missing)
-            elif not (returns and credit.passes_on):
-                self._closed[credit] = None
-                await credit.close_consumers()
-                credit.may_hold_more = credit.may_hold_more or returns
-                if left > 0 and not returns:
-                    await self._widen(credit, left)
-            if returns:
-                await self._give_back_all(credit, credit.returnable())
+            await work()
         except CoditectError as error:
-            log.warning("A queue cannot be consumed again yet", extra={"queue": credit.queue, "reason": str(error)})
+            log.warning(sentence, extra={"queue": credit.queue, "reason": str(error)})
             await asyncio.sleep(GET_RETRY_SECONDS)
         finally:
             credit.changing = False
@@ -497,19 +502,9 @@ class Intake:
         """Close a paused queue's consumers, if any, and return its waiting tasks, if any, in the background."""
         if credit.consumers or credit.waiting:
             credit.changing = True
-            self._background.start(self._close_paused(credit), name=f"pause {credit.queue}")
-
-    async def _close_paused(self, credit: QueueCredit) -> None:
-        try:
             self._closed[credit] = None
-            await credit.close_consumers()
-            await self._give_back_all(credit, credit.waiting)
-        except CoditectError as error:
-            log.warning("A queue cannot be paused yet", extra={"queue": credit.queue, "reason": str(error)})
-            await asyncio.sleep(PAUSE_RETRY_SECONDS)
-        finally:
-            credit.changing = False
-            self._reconsider(credit)
+            work = self._change(credit, partial(self._close, credit), "A queue cannot be paused yet")
+            self._background.start(work, name=f"pause {credit.queue}")
 
     async def _reopen(self, credit: QueueCredit) -> None:
         """Consume a queue again; a consumer that cannot be opened now is opened by the intake's own checks."""
