@@ -96,7 +96,7 @@ class Admission:
         ended = self.barred(task) if task.owner is None else None  # of a workflow task a claim comes first
         if ended is not None:
             self.settle_beside(self._settle_unstarted(task, delivery, ended))
-        elif capability.fallback and (diverting := self._guards.breakers.divert(task, delivery)) is not None:
+        elif capability.fallback and (diverting := self._guards.breakers.divert(capability, task, delivery)):
             self.settle_beside(diverting)
         else:
             return Execution(task, delivery, key, credit.queue, self._now(), credit.own)

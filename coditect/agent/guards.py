@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -121,7 +120,6 @@ class AgentKeys:
 
     def __init__(self, clock: Clock, intake: Intake) -> None:
         self._clock, self._intake = clock, intake
-        self._waiting = Counter[str]()
         self._entering: dict[asyncio.Task[Any], tuple[str | None, str]] = {}
         """The asyncio tasks that wait for a key, with the id of the task and its key."""
         self._leaving = False
@@ -156,7 +154,8 @@ class AgentKeys:
             resource = f"{KEY_LOCKS}{capability.name}/{limit.key(loads(execution.task.body))}"
         except InvalidTask as error:
             return unfit(error)
-        if self._leaving or (self._waiting[resource] and not self._intake.may_suspend(execution)):
+        taken = not self._intake.may_suspend(execution) and any(key == resource for _, key in self._entering.values())
+        if self._leaving or taken:
             raise HandedBack  # without a question: the agent drains, or the key is known to be taken
         lock = Lock(
             services,
@@ -182,7 +181,6 @@ class AgentKeys:
         """
         (resource,), work = lock.resources, asyncio.current_task()
         assert work is not None
-        self._waiting[resource] += 1
         self._entering[work] = execution.task.id, resource
         execution.enter(ExecutionState.LOADING)
         try:
@@ -201,9 +199,6 @@ class AgentKeys:
         finally:
             execution.leave()
             del self._entering[work]
-            self._waiting[resource] -= 1
-            if not self._waiting[resource]:
-                del self._waiting[resource]
         return None
 
     def _wait_seconds(self, execution: Execution) -> float:
@@ -462,9 +457,6 @@ class AgentBreakers:
         """Return the breaker of a name."""
         self._dependents: dict[str, set[str]] = {}
         """The capabilities that wait while a breaker is open, by the breaker's name."""
-        self._diverted = {
-            capability.name: capability for capability in agent.capabilities if capability.fallback is not None
-        }
         for capability in agent.capabilities:
             if capability.breaker is not None and capability.fallback is None:
                 self._dependents.setdefault(capability.breaker.name, set()).add(capability.name)
@@ -479,13 +471,12 @@ class AgentBreakers:
 
     # -- tasks ------------------------------------------------------------------------------------------
 
-    def divert(self, task: Task, delivery: Delivery) -> Coroutine[Any, Any, None] | None:
+    def divert(self, capability: Capability, task: Task, delivery: Delivery) -> Coroutine[Any, Any, None] | None:
         """Return a coroutine that sends a task to the fallback capability if the breaker refuses calls; else None.
 
         A workflow task must not be granted to this agent first: the grant of the next one would count as an attempt.
         """
-        capability = self._diverted.get(task.capability)
-        if capability is None or capability.breaker is None:
+        if capability.breaker is None or capability.fallback is None:
             return None
         breaker = self.get(capability.breaker)
         return self._send_to_fallback(task, delivery, capability, breaker) if breaker.refuses else None

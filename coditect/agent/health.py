@@ -112,20 +112,14 @@ async def _serving(probes: _Probes, host: str, port: int, bound: Future[int]) ->
         await server.wait_closed()
 
 
+@dataclass(frozen=True, slots=True)
 class _Probes:
     """The answers to HTTP probes and metrics requests; both run a function on the program's own event loop."""
 
-    def __init__(
-        self,
-        ready: Check,
-        loop: asyncio.AbstractEventLoop,
-        restarts: Callable[[], int],
-        metrics: MemoryMetrics,
-    ) -> None:
-        self._metrics = metrics
-        self._ready = ready
-        self._restarts = restarts
-        self._loop = loop
+    ready: Check
+    loop: asyncio.AbstractEventLoop
+    restarts: Callable[[], int]
+    metrics: MemoryMetrics
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer the one HTTP request of a connection, if request and answer take at most 2 s; close the connection."""
@@ -144,20 +138,20 @@ class _Probes:
         if path == [b"/livez"]:
             return _http(await self._wrong(lambda: ""), well="alive")
         if path == [b"/readyz"]:
-            died = self._restarts()
+            died = self.restarts()
             well = f"ready; loops that died and were started again: {died}" if died else "ready"
-            return _http(await self._wrong(self._ready), well=well)
+            return _http(await self._wrong(self.ready), well=well)
         if path == [b"/metrics"]:
             return await self._exposition()
         return _text("404 Not Found", "try /livez, /readyz or /metrics")
 
     async def _exposition(self) -> bytes:
         """Return the program's metrics as HTTP response: 503 if its loop is blocked, 501 without prometheus-client."""
-        samples = await self._asked(self._metrics.samples)
+        samples = await self._asked(self.metrics.samples)
         if samples is None:
             return _text("503 Service Unavailable", STANDS_STILL)
         try:
-            body, kind = exposition(self._metrics.declared, samples)
+            body, kind = exposition(self.metrics.declared, samples)
         except SetupError as error:
             return _text("501 Not Implemented", str(error))
         return _answer("200 OK", body, kind)
@@ -179,7 +173,7 @@ class _Probes:
                     answer.set_exception(error)
 
         try:
-            self._loop.call_soon_threadsafe(tell)
+            self.loop.call_soon_threadsafe(tell)
             async with asyncio.timeout(TURN_SECONDS):
                 return await asyncio.wrap_future(answer)
         except (TimeoutError, RuntimeError):  # RuntimeError: the loop is closed

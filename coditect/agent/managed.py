@@ -384,11 +384,10 @@ class ManagedTasks:
         await settle_or_return(report(), execution.delivery, execution)
 
 
-def _grant(execution: Execution, claim: Claim) -> Task:
-    """Give the execution's task the granted fence and attempt, and no start-by instant any more; return the task."""
+def _grant(execution: Execution, claim: Claim) -> None:
+    """Give the execution's task the granted fence and attempt, and no start-by instant any more."""
     task, owner = execution.task, replace(owner_of(execution.task), fence=claim.fence)
     limits = task.limits
     if limits.start_by_ms is not None:  # the grant is the start: whether it is one in time, its owner has said
         limits = replace(limits, start_by_ms=None)
     execution.task = replace(task, owner=owner, attempt=claim.attempt, limits=limits)
-    return execution.task

@@ -178,13 +178,20 @@ class Quarantine:
         if self._now() < self._unanswered_until:
             return Recorded.UNKNOWN
         try:
-            other = start.holder = await self._mark(start)
+            mark = partial(
+                self.registry.mark_start,
+                start.mark,
+                self._agent_id,
+                keep_seconds=KEEP_SECONDS,
+                deliveries=start.deliveries,
+            )
+            other = start.holder = await mark()
             if other is None:
                 start.holder = self._agent_id
                 return Recorded.NOWHERE_ELSE
             lives = await aside(self._lives(other))
             # it may have handed the task back meanwhile
-            start.holder = await self._mark(start, instead_of=other if lives else None) or self._agent_id
+            start.holder = await mark(instead_of=other if lives else None) or self._agent_id
         except RegistryUnavailable as error:
             self._unanswered_until = self._now() + UNANSWERED_SECONDS
             log.warning("The start of a redelivered task is not recorded", extra={"reason": str(error)})
@@ -192,15 +199,6 @@ class Quarantine:
         if start.holder == self._agent_id:
             return Recorded.AT_LIVING_AGENT if lives else Recorded.NOWHERE_ELSE
         return Recorded.AT_GONE_AGENT
-
-    async def _mark(self, start: _Start, *, instead_of: AgentId | None = None) -> AgentId | None:
-        return await self.registry.mark_start(
-            start.mark,
-            self._agent_id,
-            keep_seconds=KEEP_SECONDS,
-            instead_of=instead_of,
-            deliveries=start.deliveries,
-        )
 
     async def hand_back(self, tasks: Iterable[Task]) -> None:
         """Note in the registry that direct tasks go back unstarted, so that their start marks raise no suspicion.

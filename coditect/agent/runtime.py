@@ -135,12 +135,12 @@ class Runtime:
         heartbeats = TaskHeartbeats(reports, background, clock, agent_id=agent_id)
         self._quarantine, isolation = (quarantine, self._isolation) if host.workers else (None, None)
         self._managed = managed = ManagedTasks(grants, heartbeats, reports, intake=intake, isolation=isolation)
-        settler = Settler(broker, events, clock, agent_id=agent_id)
+        settler = Settler(broker, events, clock, requests.tracing, agent_id)
         replies = Replies(broker, events, host.metrics, addresses=addresses)
         self._outcomes = outcomes = Outcomes(
             settler, replies, events, host.metrics, self._end, agent_id=agent_id, capabilities=offered, managed=managed
         )
-        outcomes.tracebacks, settler.tracing = settings.tracebacks, requests.tracing
+        outcomes.tracebacks = settings.tracebacks
         threads = ThreadPoolExecutor(slots.total + places, thread_name_prefix=agent.name)
         workers = (host.workers or Workers)(background, host.source, agent.lifespan)
         self._executors = executors = Executors(loop, TimeLimits(loop), threads, workers, ending=self._ends)

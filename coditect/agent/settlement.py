@@ -11,7 +11,7 @@ import errno
 import logging
 from collections import OrderedDict
 from collections.abc import Coroutine, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from coditect.agent.execution import Execution, Suspicion
@@ -27,7 +27,7 @@ from coditect.model.message import Message
 from coditect.model.result import Failure, Status, ask_error
 from coditect.model.retry import Retry, delay_not_before_ms, retry_delay_ms
 from coditect.model.task import Task
-from coditect.telemetry.tracing import NO_TRACING, SKIPPED, Span, Tracing, begin_publish
+from coditect.telemetry.tracing import SKIPPED, Span, Tracing, begin_publish
 from coditect.wire import routing, tasks
 from coditect.wire.headers import foreign_headers, history_header
 from coditect.wire.json import dumps
@@ -39,22 +39,15 @@ SENT_BACK_SECONDS = 1.0
 _MAX_ERROR_BYTES = 16 * 1024
 
 
+@dataclass(slots=True)
 class Settler:
     """The publisher of retries and dead letters of one agent process."""
 
-    def __init__(
-        self,
-        broker: Broker,
-        events: Events,
-        clock: Clock,
-        *,
-        agent_id: AgentId,
-    ) -> None:
-        self._broker = broker
-        self._events = events
-        self.clock = clock
-        self.tracing: Tracing = NO_TRACING
-        self._agent_id = agent_id
+    broker: Broker
+    events: Events
+    clock: Clock
+    tracing: Tracing
+    agent_id: AgentId
 
     async def retry(self, execution: Execution, ended: AttemptOutcome, failure: Failure, policy: Retry) -> int:
         """Send the task through a retry-delay queue as the next attempt, and return the delay in milliseconds.
@@ -69,7 +62,7 @@ class Settler:
         errors = (*task.errors, self.history(execution, failure))
         following = replace(task, attempt=task.attempt + 1, errors=errors)
         await self.send_to(routing.retry_exchange(delay_ms), following, headers)
-        self._events.emit(
+        self.events.emit(
             "task.retrying",
             subject=task.id or "",
             capability=task.capability,
@@ -91,7 +84,7 @@ class Settler:
     async def send_to(self, exchange: str, task: Task, headers: Mapping[str, Any]) -> None:
         """Send a task to an exchange that leads to its capability's queue, as it is, with its publisher's headers."""
         message = tasks.task_message(task)
-        await self._broker.publish(
+        await self.broker.publish(
             replace(message, headers={**foreign_headers(headers), **message.headers}),
             exchange=exchange,
             routing_key=routing.key_of(task),
@@ -108,20 +101,20 @@ class Settler:
         headers = foreign_headers(message.headers, keep_ours=True)
         headers |= {
             tasks.REASON: failure.reason,
-            tasks.AGENT: self._agent_id,
+            tasks.AGENT: self.agent_id,
             tasks.ATTEMPT: attempt,
             tasks.ERROR: _error_header(failure),
             tasks.DEAD_AT: self.clock.now_ms(),
         }
         if errors:
             headers[tasks.ERRORS] = history_header(tuple(errors))
-        await self._broker.publish(
+        await self.broker.publish(
             replace(message, headers=headers, expiration_ms=None),
             exchange=routing.DEAD,
             routing_key=routing_key,
             timeout_seconds=SETTLE_PUBLISH_SECONDS,
         )
-        self._events.emit("task.dead", subject=message.message_id or "", reason=failure.reason, routing_key=routing_key)
+        self.events.emit("task.dead", subject=message.message_id or "", reason=failure.reason, routing_key=routing_key)
 
     def begin_burial(self, execution: Execution) -> Span | None:
         """Begin the span of a task's dead letter, as a child of its attempt's span; None for an untraced task."""
@@ -135,7 +128,7 @@ class Settler:
     def history(self, execution: Execution, failure: Failure) -> dict[str, Any]:
         """Return the record of one failed attempt, with agent, error and time, that travels with the task."""
         record: dict[str, Any] = {
-            "agent": self._agent_id,
+            "agent": self.agent_id,
             "attempt": execution.task.attempt,
             "type": failure.type,
             "message": failure.message[:500],

@@ -35,7 +35,6 @@ from coditect.aio.loop import Runner, new_runner, run_loop
 from coditect.aio.threads import LoopThread
 from coditect.collaboration.locks import BlockingLock, Lock
 from coditect.errors import BreakerOpen, InvalidTask, SetupError
-from coditect.model.capability import Priority
 from coditect.model.ids import AgentId, TaskId
 from coditect.model.limits import Breaker, breaker_of
 from coditect.model.message import Message
@@ -268,29 +267,21 @@ class _RemoteServices:
         return self._home.run(work)
 
 
-def _context(kind: type[TaskContext], frame: Frame, link: _Link, home: _Home) -> TaskContext:
+def _context(kind: type[TaskContext], task: Task, head: dict[str, Any], link: _Link, home: _Home) -> TaskContext:
     """Return the context of an execution in this process; the agent deletes its workspace folder."""
-    head = frame.head
-    task = read_task(Message(b"", headers=head["headers"]), head["key"])  # its input may be over the limit
     ahead_ms = head["now_ms"] - SystemClock().now_ms()
-    CURRENT_TASK.set(task)
     services = cast("Services", _RemoteServices(link, home, ahead_ms=ahead_ms))
     ids, workspace = (TaskId(head["task_id"]), AgentId(head["agent_id"])), Path(head["workspace"])
     return kind(task, *ids, services, headers=head["own"], workspace=workspace)
 
 
-def _named(capability: Capability, frame: Frame) -> Task:
-    headers = frame.head["headers"]
-    traceparent = headers.get("traceparent") if isinstance(headers, dict) else None
-    return Task(capability.name, Priority.P1, b"", TaskId(frame.head["task_id"]), traceparent=traceparent)
-
-
 def _run(capability: Capability, frame: Frame, value: Any, link: _Link, home: _Home) -> bytes:
-    shape = capability.signature
+    shape, head = capability.signature, frame.head
     kind = PlainContext if shape.blocking else Context
-    CURRENT_AGENT.set(AgentId(frame.head["agent_id"]))
-    CURRENT_TASK.set(_named(capability, frame))  # the whole of it is read for a handler that wants it
-    arguments = (value, _context(kind, frame, link, home)) if shape.wants_context else (value,)
+    task = read_task(Message(b"", headers=head["headers"]), head["key"])  # its input may be over the limit
+    CURRENT_AGENT.set(AgentId(head["agent_id"]))
+    CURRENT_TASK.set(task)
+    arguments = (value, _context(kind, task, head, link, home)) if shape.wants_context else (value,)
     result = capability.handler(*arguments)
     if asyncio.iscoroutine(result):
         result = home.run(result)
