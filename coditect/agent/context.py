@@ -255,32 +255,6 @@ class TaskContext:
         chosen = DEFAULT_RETRIES if policy is None else retry_of(policy)
         return Retries(self.services.retry_budgets.of(dependency), chosen, self._left_seconds)
 
-    async def _ask(
-        self, capability: str, value: Any, model: Any, timeout: Duration, priority: Priority | str | None
-    ) -> Any:
-        """Submit a child task, await its outcome, and return its value; see `Context.request`."""
-        check_capability_name(capability)
-        timeout_seconds = seconds(arguments.span("timeout", timeout))
-        level = self.priority if priority is None else arguments.choice("priority", priority, Priority)
-        body = encode_any(value)
-        self._asked[capability, hash(body)] += 1
-        outcome = await self.services.request(
-            capability,
-            body,
-            ordinal=self._asked[capability, hash(body)],
-            timeout_seconds=timeout_seconds,
-            priority=level,
-        )
-        if outcome.failure is not None:
-            raise TaskFailed(
-                "A requested task ended without a value",
-                capability=capability,
-                reason=outcome.failure.reason,
-                message=outcome.failure.message,
-                task_id=outcome.task_id,
-            )
-        return value_of(outcome, model)
-
 
 class Context(TaskContext, Locking):
     """The execution of a task as an async handler sees it; only the handler may call the methods."""
@@ -403,7 +377,7 @@ class Context(TaskContext, Locking):
             ControlPlaneRequired: when an agent or a person is asked, and no dispatcher answers.
         """
         try:
-            return await self._ask(participant, question, Any, timeout, None)
+            return await self.request(participant, question, timeout=timeout)
         except UnknownCapability:
             thread = await self.open_thread(participant, type=QUESTION)
         answer = await thread.ask(question, to=participant, timeout=timeout)
@@ -488,7 +462,27 @@ class Context(TaskContext, Locking):
             ResultTimeout: when the child gave no result within `timeout`.
             UnknownCapability: when no agent offers the capability.
         """
-        return await self._ask(capability, input, model, timeout, priority)
+        check_capability_name(capability)
+        timeout_seconds = seconds(arguments.span("timeout", timeout))
+        level = self.priority if priority is None else arguments.choice("priority", priority, Priority)
+        body = encode_any(input)
+        self._asked[capability, hash(body)] += 1
+        outcome = await self.services.request(
+            capability,
+            body,
+            ordinal=self._asked[capability, hash(body)],
+            timeout_seconds=timeout_seconds,
+            priority=level,
+        )
+        if outcome.failure is not None:
+            raise TaskFailed(
+                "A requested task ended without a value",
+                capability=capability,
+                reason=outcome.failure.reason,
+                message=outcome.failure.message,
+                task_id=outcome.task_id,
+            )
+        return value_of(outcome, model)
 
     async def without_slot(self, wait: Coroutine[Any, Any, T]) -> T:
         """Await other agents' work without a slot (a worker process keeps its own), and return the work's value.

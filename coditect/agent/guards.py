@@ -66,11 +66,7 @@ class Guards:
         self.rates = AgentRates(agent, registry, settler.clock, intake, background, halted=self.breakers.waiting)
         self.registry = registry
         """The registry of the fleet's agents."""
-        self._keys = AgentKeys(settler.clock, intake)
-        self.hand_back = self._keys.hand_back
-        """Start a drain: the tasks that wait for a guard go back to their queues."""
-        self.awaited_key = self._keys.awaited
-        """Return the key for which a task waits, if it waits for one."""
+        self.keys = AgentKeys(settler.clock, intake)
 
     async def passed(
         self,
@@ -88,7 +84,7 @@ class Guards:
         """
         if capability.concurrency is None:
             return await self._in_time(capability, run)
-        return await self._keys.held(capability, execution, services(), partial(self._in_time, capability, run))
+        return await self.keys.held(capability, execution, services(), partial(self._in_time, capability, run))
 
     async def _in_time(self, capability: Capability, run: Callable[[], Awaitable[AttemptOutcome]]) -> AttemptOutcome:
         """Run an attempt if the rate has a token for it and the breaker lets it through; else hand the task back."""

@@ -15,6 +15,7 @@ from itertools import islice
 from typing import Any, Final
 
 from coditect.agent.declaration import Agent
+from coditect.agent.process import say_drained
 from coditect.agent.runtime import Runtime
 from coditect.aio.supervisor import Supervisor
 from coditect.aio.threads import Carried, carry_await, in_thread
@@ -53,7 +54,7 @@ class Mailbox:
         events: Events,
         background: Supervisor,
         *,
-        drain: Callable[[], None],
+        drain: asyncio.Event,
         metrics: Metrics,
     ) -> None:
         self._runtime = runtime
@@ -100,7 +101,8 @@ class Mailbox:
             case control_messages.HANDOFF:
                 self._background.start(self._handoffs.answer(HandoffOffer.read(content)), name="handoff")
             case control_messages.DRAIN if not to_all:
-                self._drain()
+                say_drained()
+                self._drain.set()
             case control_messages.LOG_LEVEL:
                 self._levels.carry_out(control_messages.LogLevelOrder.read(content))
             case control_messages.LISTEN:
@@ -164,7 +166,7 @@ class Mailbox:
         if task is None:
             return None
         facts = {"capability": task.capability, "priority": task.priority.value}
-        key = self._runtime.guards.awaited_key(task_id)
+        key = self._runtime.guards.keys.awaited(task_id)
         return facts if key is None else facts | {"key": key}
 
 

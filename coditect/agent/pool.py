@@ -282,22 +282,16 @@ class Workers:
         await worker.kill()
         self._busy.discard(worker)
 
-    def _take(self, capability: Capability) -> Worker | None:
-        idle = self._idle.get(capability.name, [])
-        while idle:
-            worker = idle.pop()
-            if worker.alive:
-                return worker
-        return None
-
     async def _next(self, capability: Capability) -> Worker:
         """Return an idle worker process, else the one that is being started to replace another, else a new one."""
-        while (worker := self._take(capability)) is None:
-            successors = self._successors.get(capability.name)
+        while True:
+            idle, successors = self._idle.get(capability.name, []), self._successors.get(capability.name)
+            while idle:
+                if (worker := idle.pop()).alive:
+                    return worker
             if not successors:
                 return await self.start(capability)
             await asyncio.wait([successors.pop(0)])
-        return worker
 
     def _keep(self, capability: Capability, worker: Worker) -> None:
         """Keep a worker process for the next task, or replace it when it is over its limits."""

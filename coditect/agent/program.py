@@ -11,7 +11,6 @@ import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
-from functools import partial
 from secrets import token_hex
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -21,7 +20,7 @@ from coditect.agent.health import Readiness, seen_from_outside
 from coditect.agent.heartbeat import Heartbeat, Usage, load_sampler
 from coditect.agent.intake import most_in_hand
 from coditect.agent.mailbox import Mailbox
-from coditect.agent.process import BEGAN, PARENT, keep_processes, say_drained
+from coditect.agent.process import BEGAN, PARENT, keep_processes
 from coditect.agent.quarantine import Quarantine
 from coditect.agent.runtime import Runtime
 from coditect.agent.services import Host
@@ -146,8 +145,7 @@ async def running_agent(
         await broker.declare(agent_queues(agent_id, slots=slots))  # unregistered, they would count as a dead agent's
         observe_process(host.metrics, broker, lambda: reference.ahead_ms / 1000, host.health.deaths.total)
         runtime.observed(host.metrics, heartbeat)
-        ends = partial(_drain_alone, drain)
-        mailbox = Mailbox(agent, runtime, broker, events, background, drain=ends, metrics=host.metrics)
+        mailbox = Mailbox(agent, runtime, broker, events, background, drain=drain, metrics=host.metrics)
         await mailbox.open(agent_id)
         stack.push_async_callback(mailbox.close)
         await runtime.guards.breakers.learn()  # after the mailbox is open, so that no news is missed
@@ -156,11 +154,6 @@ async def running_agent(
         yield runtime
         heartbeat.set_status(AgentStatus.DRAINING)
         events.emit("agent.draining", subject=agent_id)
-
-
-def _drain_alone(drain: asyncio.Event) -> None:
-    say_drained()
-    drain.set()
 
 
 def _requests(broker: Broker, settings: Settings, agent_id: AgentId, host: Host) -> Requests:

@@ -35,7 +35,6 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
-from enum import Enum, auto
 from functools import partial
 from typing import Any
 
@@ -71,22 +70,14 @@ NOTE_SECONDS = 0.05
 """How long a hand-back of tasks waits at most for the registry to count it."""
 
 
-class Recorded(Enum):
-    """The registry's knowledge of a task's start at another agent: unknown, none, at a living or at a gone one."""
+def suspicion(task: Task, deliveries: int, begun_at_gone_agent: bool | None) -> Suspicion:
+    """Return the suspicion against a task, by its errors, its number of deliveries, and its recorded start.
 
-    UNKNOWN = auto()
-    """The registry does not answer, so that no earlier start is known."""
-    NOWHERE_ELSE = auto()
-    AT_LIVING_AGENT = auto()
-    """Another living agent has started the task, lost its connection and the delivery, and may still run the task."""
-    AT_GONE_AGENT = auto()
-
-
-def suspicion(task: Task, deliveries: int, recorded: Recorded) -> Suspicion:
-    """Return the suspicion against a task, by its errors, its number of deliveries, and its recorded start."""
-    if recorded is Recorded.AT_GONE_AGENT or killed_its_process(task):
+    Whether an agent that is gone has begun the task is None while the registry does not answer.
+    """
+    if begun_at_gone_agent or killed_its_process(task):
         return Suspicion.RECORDED
-    if recorded is Recorded.UNKNOWN and deliveries >= MANY_DELIVERIES:
+    if begun_at_gone_agent is None and deliveries >= MANY_DELIVERIES:
         return Suspicion.COUNTED
     return Suspicion.NONE
 
@@ -164,7 +155,7 @@ class Quarantine:
         so does one that came a third time, when its handler `began` and was broken off by the end of its agent.
         """
         start = _Start(mark_of(task), earlier_deliveries(delivery))
-        recorded = await self._record(start, aside) if start.deliveries else Recorded.NOWHERE_ELSE
+        recorded = start.deliveries > 0 and await self._record(start, aside)
         found = suspicion(task, delivery.delivery_count, recorded)
         try:
             yield found
@@ -174,9 +165,10 @@ class Quarantine:
             raise
         self._background.start(self._clear(start), name="clear a mark")  # whoever settled it is not kept
 
-    async def _record(self, start: _Start, aside: Aside) -> Recorded:
+    async def _record(self, start: _Start, aside: Aside) -> bool | None:
+        """Record a start, and tell whether an agent that is gone has begun the task; None without the registry."""
         if self._now() < self._unanswered_until:
-            return Recorded.UNKNOWN
+            return None
         try:
             mark = partial(
                 self.registry.mark_start,
@@ -188,17 +180,15 @@ class Quarantine:
             other = start.holder = await mark()
             if other is None:
                 start.holder = self._agent_id
-                return Recorded.NOWHERE_ELSE
+                return False
             lives = await aside(self._lives(other))
             # it may have handed the task back meanwhile
             start.holder = await mark(instead_of=other if lives else None) or self._agent_id
         except RegistryUnavailable as error:
             self._unanswered_until = self._now() + UNANSWERED_SECONDS
             log.warning("The start of a redelivered task is not recorded", extra={"reason": str(error)})
-            return Recorded.UNKNOWN
-        if start.holder == self._agent_id:
-            return Recorded.AT_LIVING_AGENT if lives else Recorded.NOWHERE_ELSE
-        return Recorded.AT_GONE_AGENT
+            return None
+        return start.holder != self._agent_id
 
     async def hand_back(self, tasks: Iterable[Task]) -> None:
         """Note in the registry that direct tasks go back unstarted, so that their start marks raise no suspicion.

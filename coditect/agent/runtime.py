@@ -178,7 +178,7 @@ class Runtime:
         """Start no more tasks, return unstarted ones, and cancel and return those that outlast `drain_seconds`."""
         await self._intake.close()
         self._managed.hand_back()
-        self.guards.hand_back()
+        self.guards.keys.hand_back()
         for batches in self._batches:
             batches.hurry()
         if self._executions:

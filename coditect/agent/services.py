@@ -277,7 +277,9 @@ class TaskServices:
         A task above the bound of suspended tasks goes back to its queue instead (`SentBack`).
         """
         execution, asking = self.execution, self.process.handoffs
-        check_kept(execution)
+        if execution.task.owner is None:
+            sentence = "A direct task cannot be handed off: the control plane does not keep it"
+            raise InputError(sentence, task=execution.task.id, fix=KEEP_IT)
         if not self.process.intake.may_suspend(self.execution):
             raise SentBack
         terms = {"reason": reason, "context": context, "timeout_seconds": timeout_seconds}
@@ -476,20 +478,6 @@ HANDOFF_CHECK_SECONDS = 5.0
 """The pause between two questions for the state of a handoff, asked in case the news of its end was lost."""
 WITHDRAW_SECONDS = 10.0
 KEEP_IT = "submit it with durable=True, or make it a node of a workflow"
-
-
-def check_kept(execution: Execution) -> None:
-    """Refuse to hand off a task that the control plane does not keep.
-
-    Raises:
-        InputError: when it is a direct task: the broker alone has it.
-    """
-    if execution.task.owner is None:
-        raise InputError(
-            "A direct task cannot be handed off: the control plane does not keep it",
-            task=execution.task.id,
-            fix=KEEP_IT,
-        )
 
 
 class Handoffs:

@@ -19,7 +19,6 @@ from coditect.agent.execution import Suspicion
 from coditect.agent.quarantine import (
     MANY_DELIVERIES,
     Quarantine,
-    Recorded,
     earlier_deliveries,
     mark_of,
     suspicion,
@@ -56,20 +55,19 @@ class Delivered:
 @pytest.mark.parametrize(
     ("errors", "deliveries", "recorded", "expected"),
     [
-        ((), 0, Recorded.NOWHERE_ELSE, Suspicion.NONE),
-        ((), 1, Recorded.NOWHERE_ELSE, Suspicion.NONE),
-        ((), 999, Recorded.NOWHERE_ELSE, Suspicion.NONE),
-        ((), 999, Recorded.AT_LIVING_AGENT, Suspicion.NONE),
-        ((), 1, Recorded.AT_GONE_AGENT, Suspicion.RECORDED),
-        ((), MANY_DELIVERIES - 1, Recorded.UNKNOWN, Suspicion.NONE),
-        ((), MANY_DELIVERIES, Recorded.UNKNOWN, Suspicion.COUNTED),
-        ((), MANY_DELIVERIES, Recorded.AT_GONE_AGENT, Suspicion.RECORDED),
-        (DIED, 0, Recorded.NOWHERE_ELSE, Suspicion.RECORDED),
-        ((*DIED, *FAILED), 0, Recorded.UNKNOWN, Suspicion.RECORDED),
-        (FAILED, 0, Recorded.NOWHERE_ELSE, Suspicion.NONE),
+        ((), 0, False, Suspicion.NONE),
+        ((), 1, False, Suspicion.NONE),
+        ((), 999, False, Suspicion.NONE),
+        ((), 1, True, Suspicion.RECORDED),
+        ((), MANY_DELIVERIES - 1, None, Suspicion.NONE),
+        ((), MANY_DELIVERIES, None, Suspicion.COUNTED),
+        ((), MANY_DELIVERIES, True, Suspicion.RECORDED),
+        (DIED, 0, False, Suspicion.RECORDED),
+        ((*DIED, *FAILED), 0, None, Suspicion.RECORDED),
+        (FAILED, 0, False, Suspicion.NONE),
     ],
 )
-def test_rule(errors: tuple[Any, ...], deliveries: int, recorded: Recorded, expected: Suspicion) -> None:
+def test_rule(errors: tuple[Any, ...], deliveries: int, recorded: bool | None, expected: Suspicion) -> None:
     assert suspicion(replace(TASK, errors=errors), deliveries, recorded) is expected
 
 
@@ -321,8 +319,8 @@ def test_task_that_failed_in_a_process_of_its_own_runs_there_again() -> None:
     failed = {"type": "CancelledError", "reason": "handler_error"}
     once, apart = replace(TASK, errors=(failed,)), replace(TASK, errors=(failed | {"isolated": True},))
 
-    assert suspicion(once, 0, Recorded.NOWHERE_ELSE) is Suspicion.NONE
-    assert suspicion(apart, 0, Recorded.NOWHERE_ELSE) is Suspicion.RECORDED
+    assert suspicion(once, 0, False) is Suspicion.NONE
+    assert suspicion(apart, 0, False) is Suspicion.RECORDED
 
 
 async def test_agent_that_drains_and_renews_its_lease_counts_as_gone(stage: Stage) -> None:
