@@ -91,20 +91,16 @@ class AcquireClient:
 
     def __init__(
         self,
-        broker: Broker,
         requests: Requests,
         clock: Clock,
         *,
-        agent_id: AgentId,
         approvals: AgentApprovals | None = None,
         offered: Iterable[Capability] = (),
     ) -> None:
         self._approvals = approvals
         self._max_attempts = {capability.name: capability.retry.max_attempts for capability in offered}
-        self._broker = broker
         self._requests = requests
         self._clock = clock
-        self._agent_id = agent_id
         self._silent: set[str] = set()
         """The shards that exist and left the last request, or the last result, without an answer."""
         self._heard: set[str] = set()
@@ -151,7 +147,7 @@ class AcquireClient:
         body = claim_body(
             owner,
             publication=task.publication,
-            agent=self._agent_id,
+            agent=AgentId(self._requests.name),
             running=running,
             max_attempts=self._max_attempts.get(task.capability),
         )
@@ -176,7 +172,7 @@ class AcquireClient:
         expiration_ms = round(1000 * (ACQUIRE_ANSWER_SECONDS + pause_seconds))
         try:
             async with asyncio.timeout(ACQUIRE_ANSWER_SECONDS):
-                await self._broker.publish(
+                await self._requests.broker.publish(
                     replace(question.message, expiration_ms=expiration_ms),
                     exchange=routing.CONTROL,
                     routing_key=question.origin,

@@ -128,9 +128,7 @@ class Runtime:
         )
         self._isolation = Isolation(quarantine, intake, slots=slots.total)
         self._handle = traced(requests.tracing, self._handled, agent_id, offered)
-        grants = AcquireClient(
-            broker, requests, clock, agent_id=agent_id, approvals=approvals, offered=agent.capabilities
-        )
+        grants = AcquireClient(requests, clock, approvals=approvals, offered=agent.capabilities)
         reports = Reports(broker, background, clock, heard=grants.heard)
         heartbeats = TaskHeartbeats(reports, background, clock, agent_id=agent_id)
         self._quarantine, isolation = (quarantine, self._isolation) if host.workers else (None, None)

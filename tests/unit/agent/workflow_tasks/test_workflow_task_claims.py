@@ -402,7 +402,7 @@ async def asker() -> AsyncIterator[Asker]:
         await owner.publish("work.do")
         delivery = await broker.get("tasks.work.do.p1")
         assert delivery is not None
-        yield Asker(server, AcquireClient(broker, requests, SystemClock(), agent_id=AgentId("a-1")), delivery, owner)
+        yield Asker(server, AcquireClient(requests, SystemClock()), delivery, owner)
 
 
 @in_virtual_time
