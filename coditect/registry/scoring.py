@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from heapq import heapify, heappop, heappush
 from itertools import accumulate
-from typing import Self, assert_never
+from math import prod
+from typing import Literal, Self, TypeAlias, assert_never
 
 from coditect.model.capability import ANYTHING, Strategy, Wanted
 from coditect.model.ids import AgentId
@@ -41,37 +42,14 @@ LATENCY_MS = 10.0
 """The milliseconds added to each latency in the score, so that smaller differences hardly count."""
 
 
-@dataclass(frozen=True, slots=True)
-class ScoreTerms:
-    """The seven terms of one agent's score, each in [0, 1]; more is better."""
-
-    free: float
-    capacity: float
-    cpu: float
-    memory: float
-    health: float
-    latency: float
-    overlap: float
-
-
-_TERMS = tuple(term.name for term in fields(ScoreTerms))
-
-
-@dataclass(frozen=True, slots=True)
-class Weights:
-    """The weight of each term in the score: an exponent, at least 0."""
-
-    free: float = 0.0
-    capacity: float = 0.0
-    cpu: float = 0.0
-    memory: float = 0.0
-    health: float = 0.0
-    latency: float = 0.0
-    overlap: float = 0.0
-
-
-LOAD_BALANCED = Weights(free=0.5, capacity=1.0, cpu=0.5, memory=0.25, health=2.0, latency=1.0)
-BEST_MATCH = Weights(free=0.5, capacity=0.25, health=1.0, overlap=3.0)
+Term: TypeAlias = Literal["free", "capacity", "cpu", "memory", "health", "latency", "overlap"]
+"""A term of an agent's score, in [0, 1]; more is better."""
+Weights: TypeAlias = Mapping[Term, float]
+"""The weight of each term that counts in a score: an exponent above 0."""
+LOAD_BALANCED: Weights = {
+    "free": 0.5, "capacity": 1.0, "cpu": 0.5, "memory": 0.25, "health": 2.0, "latency": 1.0,
+}  # fmt: skip
+BEST_MATCH: Weights = {"free": 0.5, "capacity": 0.25, "health": 1.0, "overlap": 3.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,29 +74,24 @@ class Scale:
 def score(record: AgentRecord, weights: Weights, scale: Scale, wanted: Wanted = ANYTHING) -> float:
     """Return the score of an agent for the next task, in (0, 1]: the weighted product of the score's terms."""
     terms = terms_of(record, scale, wanted)
-    product = 1.0
-    for name in _TERMS:
-        weight = getattr(weights, name)
-        if weight:
-            product *= (FLOOR + (1 - FLOOR) * getattr(terms, name)) ** weight
-    return float(product)
+    return float(prod((FLOOR + (1 - FLOOR) * terms[term]) ** weight for term, weight in weights.items()))
 
 
-def terms_of(record: AgentRecord, scale: Scale, wanted: Wanted = ANYTHING) -> ScoreTerms:
+def terms_of(record: AgentRecord, scale: Scale, wanted: Wanted = ANYTHING) -> dict[Term, float]:
     """Return the seven terms of an agent's score, scaled by the best values in the fleet."""
     load, slots, room = record.load, record.registration.slots, _room(record)
     capacity = room / scale.most_room if scale.most_room > 0 else slots / max(1, scale.most_slots)
     seen = load.completed + TRUSTED_SUCCESSES
     quick = scale.fastest_ms + LATENCY_MS
-    return ScoreTerms(
-        free=_bounded(room / max(1, slots)),
-        capacity=_bounded(capacity),
-        cpu=_bounded(1 - load.cpu_percent / 100),
-        memory=_bounded(MEMORY_BYTES / (MEMORY_BYTES + max(0, load.resident_bytes))),
-        health=_bounded(seen / (seen + max(0, load.failed_attempts))),
-        latency=_bounded(quick / (load.latency_ms + LATENCY_MS)) if load.latency_ms > 0 else 1.0,
-        overlap=overlap(record.registration, wanted),
-    )
+    return {
+        "free": _bounded(room / max(1, slots)),
+        "capacity": _bounded(capacity),
+        "cpu": _bounded(1 - load.cpu_percent / 100),
+        "memory": _bounded(MEMORY_BYTES / (MEMORY_BYTES + max(0, load.resident_bytes))),
+        "health": _bounded(seen / (seen + max(0, load.failed_attempts))),
+        "latency": _bounded(quick / (load.latency_ms + LATENCY_MS)) if load.latency_ms > 0 else 1.0,
+        "overlap": overlap(record.registration, wanted),
+    }
 
 
 def overlap(agent: Registration, wanted: Wanted) -> float:

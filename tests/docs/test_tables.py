@@ -5,9 +5,8 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
-from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import typer.main
@@ -21,7 +20,7 @@ from coditect.errors import CoditectError, SetupError
 from coditect.model.capability import Strategy
 from coditect.operations.explain import Obstacle
 from coditect.operations.scorecard import TARGETS
-from coditect.registry.scoring import BEST_MATCH, FLOOR, LOAD_BALANCED, Weights
+from coditect.registry.scoring import BEST_MATCH, FLOOR, LOAD_BALANCED, Term
 from coditect.settings.declaration import Declared, Group, default_text
 from coditect.settings.settings import DECLARED, SET_BY_PROGRAMS
 from coditect.wire.control import Verb
@@ -328,9 +327,7 @@ def test_the_score_is_documented_with_the_weights_that_count() -> None:
     text = section(DOCS / "selection.md", "The score")
     documented = {row[0].strip("`"): (float(row[2]), float(row[3])) for row in table_rows(text)}
 
-    assert documented == {
-        term.name: (getattr(LOAD_BALANCED, term.name), getattr(BEST_MATCH, term.name)) for term in fields(Weights)
-    }
+    assert documented == {term: (LOAD_BALANCED.get(term, 0), BEST_MATCH.get(term, 0)) for term in get_args(Term)}
     assert "score = " + " · ".join(f"{name}^w" for name in documented) in text
     assert f"{FLOOR} to 1" in text
 
