@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from types import TracebackType
 from typing import Self
 
 from coditect.errors import RegistryUnavailable
@@ -48,29 +48,22 @@ class MemoryRegistry:
         self.failing = False
         self.slow_seconds = 0.0
         self._now = now
+        self.wipe()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        return None
+
+    def wipe(self) -> None:
+        """Remove everything, such as agents, counters and start marks, as happens in a Redis that restarts empty."""
         self._entries: dict[AgentId, _RegistryEntry] = {}
         self._gone: dict[AgentId, _RegistryEntry] = {}
         self._turns: dict[str, int] = {}
         self._starts: dict[str, tuple[AgentId, float]] = {}
         self._handed_back: dict[str, tuple[int, float]] = {}
         self._buckets: dict[str, TokenBucket] = {}
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        return None
-
-    def wipe(self) -> None:
-        """Remove everything, such as agents, counters and start marks, as happens in a Redis that restarts empty."""
-        self._entries.clear()
-        self._gone.clear()
-        self._turns.clear()
-        self._starts.clear()
-        self._handed_back.clear()
-        self._buckets.clear()
 
     def extend(self, agent_ids: Collection[AgentId], seconds: float) -> None:
         """Extend the leases of the given agents by some seconds, for tests that skip time."""
@@ -81,60 +74,52 @@ class MemoryRegistry:
     async def register(self, registration: Registration, load: Load, *, lease_seconds: float) -> None:
         """Write an agent's registration and load, in place of an earlier registration."""
         entry = _RegistryEntry(encode_registration(registration), encode_load(load), 0, self._wall_ms())
-        self._refuse_when_failing()
-        entry.ends = self._now() + lease_seconds
-        self._living()
-        self._gone.pop(registration.agent_id, None)
-        self._entries[registration.agent_id] = entry
-        await self._answer()
+        async with self._call():
+            entry.ends = self._now() + lease_seconds
+            self._living()
+            self._gone.pop(registration.agent_id, None)
+            self._entries[registration.agent_id] = entry
 
     async def renew(self, agent_id: AgentId, load: Load, *, lease_seconds: float) -> bool:
         """Extend an agent's lease and write its load; return False when the agent is unknown."""
-        self._refuse_when_failing()
-        entry = self._living().get(agent_id)
-        if entry is not None:
-            entry.load, entry.beat_ms = encode_load(load), self._wall_ms()
-            entry.ends = self._now() + lease_seconds
-        await self._answer()
-        return entry is not None
+        async with self._call():
+            entry = self._living().get(agent_id)
+            if entry is not None:
+                entry.load, entry.beat_ms = encode_load(load), self._wall_ms()
+                entry.ends = self._now() + lease_seconds
+            return entry is not None
 
     async def deregister(self, agent_id: AgentId) -> None:
         """Remove an agent from the living, and keep its last record for a day; idempotent."""
-        self._refuse_when_failing()
-        if agent_id in self._living():
-            self._leave(agent_id, LEFT, self._now())
-        await self._answer()
+        async with self._call():
+            if agent_id in self._living():
+                self._leave(agent_id, LEFT, self._now())
 
     async def find(self, search: Search) -> tuple[AgentRecord, ...]:
         """Return the living agents that match a search, sorted by agent id."""
-        self._refuse_when_failing()
-        records = [self._record(entry) for _, entry in sorted(self._living().items())]
-        await self._answer()
-        return tuple(filter(search.matches, records))
+        async with self._call():
+            records = [self._record(entry) for _, entry in sorted(self._living().items())]
+            return tuple(filter(search.matches, records))
 
     async def leases(self) -> Mapping[AgentId, int]:
         """Return the remaining lease of every living agent, in milliseconds."""
-        self._refuse_when_failing()
-        found = {agent_id: round((entry.ends - self._now()) * 1000) for agent_id, entry in self._living().items()}
-        await self._answer()
-        return found
+        async with self._call():
+            return {agent_id: round((entry.ends - self._now()) * 1000) for agent_id, entry in self._living().items()}
 
     async def get(self, agent_id: AgentId) -> AgentRecord | None:
         """Return the record of a living agent; None when no living agent has the id."""
-        self._refuse_when_failing()
-        entry = self._living().get(agent_id)
-        record = None if entry is None else self._record(entry)
-        await self._answer()
-        return record
+        async with self._call():
+            entry = self._living().get(agent_id)
+            return None if entry is None else self._record(entry)
 
     async def gone(self, agent_id: AgentId | None = None) -> tuple[AgentRecord, ...]:
         """Return the last records of the agents that went away within a day, or of one of them, sorted by id."""
-        self._refuse_when_failing()
-        self._living()
-        oldest, found = self._now() - GONE_SECONDS, sorted(self._gone.items())
-        records = [self._record(left) for known, left in found if left.ends > oldest and agent_id in (None, known)]
-        await self._answer()
-        return tuple(records)
+        async with self._call():
+            self._living()
+            oldest, found = self._now() - GONE_SECONDS, sorted(self._gone.items())
+            return tuple(
+                self._record(left) for known, left in found if left.ends > oldest and agent_id in (None, known)
+            )
 
     async def capabilities(self) -> frozenset[str]:
         """Return the names of all capabilities that living agents offer."""
@@ -143,25 +128,20 @@ class MemoryRegistry:
 
     async def now_ms(self) -> int:
         """Return the registry's wall time in milliseconds since the Unix epoch."""
-        self._refuse_when_failing()
-        now_ms = self._wall_ms()
-        await self._answer()
-        return now_ms
+        async with self._call():
+            return self._wall_ms()
 
     async def next_turn(self, name: str) -> int:
         """Increment the named counter, which all clients share for round robin, and return its new value."""
-        self._refuse_when_failing()
-        turn = self._turns[name] = self._turns.get(name, 0) + 1
-        await self._answer()
-        return turn
+        async with self._call():
+            turn = self._turns[name] = self._turns.get(name, 0) + 1
+            return turn
 
     async def lease_tokens(self, capability: str, rate: Rate, wanted: int) -> TokenLease:
         """Take up to `wanted` tokens, each for one task's start, from the fleet's bucket of a capability's rate."""
-        self._refuse_when_failing()
-        bucket = self._buckets.setdefault(capability, TokenBucket())
-        leased = bucket.lease(rate, wanted, round(self._now() * 1e6))
-        await self._answer()
-        return leased
+        async with self._call():
+            bucket = self._buckets.setdefault(capability, TokenBucket())
+            return bucket.lease(rate, wanted, round(self._now() * 1e6))
 
     async def mark_start(
         self,
@@ -176,28 +156,25 @@ class MemoryRegistry:
 
         Nothing is written for a task that was returned unstarted as often as it had `deliveries`.
         """
-        self._refuse_when_failing()
-        holder, ends = self._starts.get(task, (agent_id, math.inf))
-        free = holder in (agent_id, instead_of) or ends <= self._now()
-        if free and (deliveries is None or self._times_handed_back(task) < deliveries):
-            self._starts[task] = (agent_id, self._now() + keep_seconds)
-        await self._answer()
-        return None if free else holder
+        async with self._call():
+            holder, ends = self._starts.get(task, (agent_id, math.inf))
+            free = holder in (agent_id, instead_of) or ends <= self._now()
+            if free and (deliveries is None or self._times_handed_back(task) < deliveries):
+                self._starts[task] = (agent_id, self._now() + keep_seconds)
+            return None if free else holder
 
     async def clear_start(self, task: str, agent_id: AgentId) -> None:
         """Remove an agent's start mark of a task, and the count of the task's returns without a start; idempotent."""
-        self._refuse_when_failing()
-        self._unmark(task, agent_id)
-        self._handed_back.pop(task, None)
-        await self._answer()
+        async with self._call():
+            self._unmark(task, agent_id)
+            self._handed_back.pop(task, None)
 
     async def hand_back(self, tasks: Collection[str], agent_id: AgentId, *, keep_seconds: float) -> None:
         """For each task that an agent returned unstarted, count the return, and remove the agent's start mark."""
-        self._refuse_when_failing()
-        for task in tasks:
-            self._unmark(task, agent_id)
-            self._handed_back[task] = (self._times_handed_back(task) + 1, self._now() + keep_seconds)
-        await self._answer()
+        async with self._call():
+            for task in tasks:
+                self._unmark(task, agent_id)
+                self._handed_back[task] = (self._times_handed_back(task) + 1, self._now() + keep_seconds)
 
     def _unmark(self, task: str, agent_id: AgentId) -> None:
         if self._starts.get(task, (None, 0.0))[0] == agent_id:
@@ -207,11 +184,12 @@ class MemoryRegistry:
         times, ends = self._handed_back.get(task, (0, math.inf))
         return times if ends > self._now() else 0
 
-    def _refuse_when_failing(self) -> None:
+    @asynccontextmanager
+    async def _call(self) -> AsyncIterator[None]:
+        """Run a call's block, unless calls fail; then answer as late as a slow registry does, or not at all."""
         if self.failing:
             raise RegistryUnavailable("The registry did not answer", reason="failing")
-
-    async def _answer(self) -> None:
+        yield
         await asyncio.sleep(min(self.slow_seconds, REGISTRY_CALL_SECONDS))
         if self.slow_seconds > REGISTRY_CALL_SECONDS:
             raise RegistryUnavailable("The registry did not answer", reason="slow")

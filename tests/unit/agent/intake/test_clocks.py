@@ -93,7 +93,7 @@ def no_registry(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_: MemoryRegistry) -> None:
         raise RegistryUnavailable("The registry does not answer")
 
-    monkeypatch.setattr(MemoryRegistry, "_refuse_when_failing", refuse)
+    monkeypatch.setattr(MemoryRegistry, "_call", refuse)
 
 
 @pytest.mark.usefixtures("no_registry")
