@@ -73,6 +73,16 @@ class Promise(Protocol):
         """Set the publish's outcome to the error with which the publish failed."""
 
 
+def set_outcome(promise: Promise, error: BaseException | None = None) -> None:
+    """Set a publish's outcome, success or an error, unless it is set already or no longer wanted."""
+    if promise.done():
+        return
+    if error is None:
+        promise.set_result(None)
+    else:
+        promise.set_exception(error)
+
+
 OnDelivery = Callable[[Delivery], None]
 """The callback for each delivery, called on the event loop; it must not block and must not raise."""
 

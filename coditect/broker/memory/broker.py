@@ -10,14 +10,13 @@ from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass, replace
 from functools import partial
-from types import TracebackType
 from typing import Self, assert_never
 
 from coditect.aio.network import NetworkPath, Way
 from coditect.aio.supervisor import Health, Supervisor
 from coditect.broker.memory.queue import Hand, MemoryDelivery, QueueSubscription, Stored
 from coditect.broker.memory.server import MemoryServer, RoutedMessage, RouteVerdict, Session
-from coditect.broker.port import Consumer, Delivery, OnDelivery, Promise, QueueStats, ServerInfo
+from coditect.broker.port import Consumer, Delivery, OnDelivery, Promise, QueueStats, ServerInfo, set_outcome
 from coditect.broker.topology import Binding, Topology
 from coditect.errors import (
     BrokerUnavailable,
@@ -197,27 +196,21 @@ class MemoryConsumer:
         exclusive: bool,
     ) -> None:
         self._server = connection.server
-        self._queue = queue
+        self.queue = queue
+        """The name of the consumed queue."""
         self._on_delivery = on_delivery
-        self._prefetch = prefetch
+        self.prefetch = prefetch
+        """The number of the consumer's deliveries that may be unsettled at once."""
         self._on_lost = on_lost
         self._exclusive = exclusive
         self._hand = Hand(connection.path)
         self._subscription: QueueSubscription | None = None
-        self._connected = False
-        self._ended = False
+        self._retry: asyncio.TimerHandle | None = None
+        """The timer of the next attempt to subscribe again."""
+        self.ended = False
+        """Whether the process canceled the consumer."""
         self._context = copy_context()
         """The context variables of the subscriber, in which the callback for deliveries runs."""
-
-    @property
-    def queue(self) -> str:
-        """The name of the consumed queue."""
-        return self._queue
-
-    @property
-    def prefetch(self) -> int:
-        """The number of the consumer's deliveries that may be unsettled at once."""
-        return self._prefetch
 
     @property
     def active(self) -> bool:
@@ -230,14 +223,9 @@ class MemoryConsumer:
         return self._hand.size
 
     @property
-    def ended(self) -> bool:
-        """Tell whether the process canceled the consumer."""
-        return self._ended
-
-    @property
     def finished(self) -> bool:
         """Tell whether the consumer is canceled and its deliveries are settled, and the broker knows of both."""
-        return self._ended and not self.active and self._hand.empty
+        return self.ended and not self.active and self._hand.empty
 
     def subscribe(self) -> None:
         """Start to consume the queue; deliveries begin at once.
@@ -246,39 +234,33 @@ class MemoryConsumer:
             NotFound: when there is no such queue.
             SetupError: when an exclusive consumer has the queue.
         """
-        self._connected = True
-        queue = self._server.queue(self._queue)
+        queue = self._server.queue(self.queue)
         if not queue.admits(exclusive=self._exclusive):
-            raise SetupError("Another consumer has the queue for itself", entity=self._queue)
+            raise SetupError("Another consumer has the queue for itself", entity=self.queue)
 
         def deliver(stored: Stored) -> None:
             delivery = self._hand.take(stored, queue, subscription)
-            self._hand.path.carry(Way.TO_CLIENT, lambda: self._arrive(delivery))
+            call_soon = asyncio.get_running_loop().call_soon
+            arrive = partial(call_soon, self._hand_over, delivery, context=self._context)
+            self._hand.path.carry(Way.TO_CLIENT, arrive)
 
-        subscription = QueueSubscription(deliver, self._canceled, self._prefetch, self._exclusive)
+        subscription = QueueSubscription(deliver, self._canceled, self.prefetch, self._exclusive)
         self._subscription = subscription
         queue.subscribe(subscription)
 
     def resubscribe(self) -> None:
         """Start to consume again unless active or canceled; retry when the queue is missing or refuses the consumer."""
-        if self._ended or self.active:
+        if self.ended or self.active:
             return
         try:
             self.subscribe()
         except (NotFound, SetupError) as error:
-            log.debug("A queue cannot be consumed yet", extra={"queue": self._queue, "reason": str(error)})
+            log.debug("A queue cannot be consumed yet", extra={"queue": self.queue, "reason": str(error)})
             self._resubscribe_later()
 
     def _resubscribe_later(self) -> None:
         loop = asyncio.get_running_loop()
-        loop.call_later(RESUBSCRIBE_SECONDS, self._resubscribe_if_connected, context=self._context)
-
-    def _resubscribe_if_connected(self) -> None:
-        if self._connected:
-            self.resubscribe()
-
-    def _arrive(self, delivery: MemoryDelivery) -> None:
-        asyncio.get_running_loop().call_soon(self._hand_over, delivery, context=self._context)
+        self._retry = loop.call_later(RESUBSCRIBE_SECONDS, self.resubscribe, context=self._context)
 
     def _hand_over(self, delivery: MemoryDelivery) -> None:
         if not delivery.lost:
@@ -291,13 +273,14 @@ class MemoryConsumer:
 
     def _unsubscribe(self) -> None:
         subscription, self._subscription = self._subscription, None
-        queue = self._server.find(self._queue)
+        queue = self._server.find(self.queue)
         if subscription is not None and queue is not None:
             queue.unsubscribe(subscription)
 
     def detach(self) -> None:
         """Stop deliveries, and attempts to subscribe again, because the connection was lost or closed."""
-        self._connected = False
+        if self._retry is not None:
+            self._retry.cancel()
         self._unsubscribe()
 
     def lose(self, *, tell: bool) -> None:
@@ -307,7 +290,7 @@ class MemoryConsumer:
             self._tell()
 
     def _tell(self) -> None:
-        if self._on_lost is not None and not self._ended:
+        if self._on_lost is not None and not self.ended:
             self._on_lost()
 
     async def cancel(self) -> None:
@@ -315,7 +298,7 @@ class MemoryConsumer:
 
         On a network that is cut or slow the call gives up after CANCEL_SECONDS, as with RabbitMQ.
         """
-        self._ended = True
+        self.ended = True
         path = self._hand.path
         with suppress(TimeoutError):
             async with asyncio.timeout(None if path.is_open else CONSUMER_CANCEL_SECONDS):
@@ -388,9 +371,7 @@ class MemoryBroker:
             raise
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self.vanish()
         await self._background.close()
 
@@ -638,10 +619,5 @@ class MemoryBroker:
 
 
 def _tell(promise: Promise, publishing: asyncio.Task[None]) -> None:
-    error = BrokerUnavailable("The broker was closed") if publishing.cancelled() else publishing.exception()
-    if promise.done():
-        return
-    if error is None:
-        promise.set_result(None)
-    else:
-        promise.set_exception(error)
+    closed = BrokerUnavailable("The broker was closed")
+    set_outcome(promise, closed if publishing.cancelled() else publishing.exception())

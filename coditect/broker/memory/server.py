@@ -398,7 +398,8 @@ class MemoryServer:
         for queue in topology.queues:
             self._declare_queue(queue)
         for binding in topology.bindings:
-            self._bind(binding)
+            self.queue(binding.queue)
+            self._exchanges.bind(binding)
 
     def restore_all(self) -> None:
         """Make every connected process declare its exchanges, queues and bindings again; log a failure, and go on.
@@ -429,10 +430,6 @@ class MemoryServer:
             raise TopologyMismatch("The queue exists with other arguments", entity=queue.name)
         else:
             known.used()
-
-    def _bind(self, binding: Binding) -> None:
-        self.queue(binding.queue)
-        self._exchanges.bind(binding)
 
     def find(self, name: str) -> MemoryQueue | None:
         """Return the queue with the given name; None when it does not exist."""

@@ -24,7 +24,7 @@ from functools import partial
 from typing import Any
 
 from coditect.aio.supervisor import Backoff, Supervisor
-from coditect.broker.port import Promise
+from coditect.broker.port import Promise, set_outcome
 from coditect.broker.rabbitmq.channels import LOST, canceled_by_us, oversize, refusal
 from coditect.broker.rabbitmq.connection import RabbitConnection
 from coditect.broker.rabbitmq.publisher_channel import (
@@ -584,10 +584,4 @@ class Publisher:
 def _set_outcome(attempt: _RetriedPublish, repeating: asyncio.Task[None]) -> None:
     """Set a repeated publish's outcome on the caller's future (or similar object), unless it has one already."""
     attempt.leave()
-    error = attempt.verdict() if repeating.cancelled() else repeating.exception()
-    if attempt.promise.done():
-        return
-    if error is None:
-        attempt.promise.set_result(None)
-    else:
-        attempt.promise.set_exception(error)
+    set_outcome(attempt.promise, attempt.verdict() if repeating.cancelled() else repeating.exception())
