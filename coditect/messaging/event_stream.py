@@ -9,7 +9,6 @@ from collections.abc import Callable, Collection, Iterable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from itertools import count
-from types import TracebackType
 from typing import Any, Self
 
 from coditect.aio.clock import SystemClock
@@ -146,9 +145,7 @@ class EventSubscription:
         if not await tell(self._broker, message, within_seconds=ANNOUNCE_SECONDS):
             log.debug("No agent is there to be told that somebody listens")
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self._end()
 
     async def _end(self) -> None:
@@ -186,11 +183,9 @@ class EventStream(EventSubscription):
             self._home.leave()
             raise
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         self._home.leave()
-        await super().__aexit__(kind, error, trace)
+        await super().__aexit__(*error)
 
     def _keep(self, event: Event) -> None:
         self._events.append(event)

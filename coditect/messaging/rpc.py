@@ -15,7 +15,6 @@ import os
 from collections.abc import Awaitable, Iterator
 from functools import partial
 from itertools import chain
-from types import TracebackType
 from typing import Self
 from weakref import WeakValueDictionary
 
@@ -103,9 +102,7 @@ class Requests:
         )
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         if self._consumer is not None:
             await self._consumer.cancel()
         for future in self._waiting.values():

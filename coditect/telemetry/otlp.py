@@ -20,7 +20,7 @@ from contextlib import AbstractContextManager
 from contextvars import Token
 from importlib.metadata import version
 from threading import Thread
-from types import MappingProxyType, TracebackType
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
 from opentelemetry import trace
@@ -262,9 +262,7 @@ class OtlpTracing:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Send the remaining spans; a collector that does not answer delays the end by at most two seconds."""
         closing = Thread(target=self._processor.shutdown, name="close tracing", daemon=True)
         closing.start()

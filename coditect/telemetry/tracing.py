@@ -40,7 +40,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from functools import lru_cache
 from hashlib import blake2b
-from types import MappingProxyType, TracebackType
+from types import MappingProxyType
 from typing import Any, Protocol, Self, TypeAlias, TypeVar
 
 from coditect.model.limits import KEY_LOCKS
@@ -274,9 +274,7 @@ class Tracing(Protocol):
     async def __aenter__(self) -> Self:
         """Return the tracing, ready to begin spans."""
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Send the remaining spans, within a limited time."""
 
 
@@ -303,9 +301,7 @@ class NoTracing:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """End without waiting, for there are no spans to send."""
 
 

@@ -10,7 +10,6 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
-from types import TracebackType
 from typing import Self, TypeVar
 
 from aiormq.abc import AbstractConnection
@@ -109,9 +108,7 @@ class AmqpBroker:
         keep(watch, name="watch consumers")
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.release()
         await asyncio.gather(*(group.close() for group in self._groups.values()))
         self._publisher.close()
