@@ -21,7 +21,7 @@ from contextvars import Token
 from importlib.metadata import version
 from threading import Thread
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
 from opentelemetry.context import Context, attach, detach
@@ -149,7 +149,7 @@ class Quiet(logging.Filter):
         return True
 
 
-class OtlpTracing:
+class OtlpTracing(Tracing):
     """The tracing of a process whose ended spans go to a span processor of OpenTelemetry."""
 
     active = True
@@ -258,9 +258,6 @@ class OtlpTracing:
                 instrumentation_scope=_SCOPE,
             )
         )
-
-    async def __aenter__(self) -> Self:
-        return self
 
     async def __aexit__(self, *_: object) -> None:
         """Send the remaining spans; a collector that does not answer delays the end by at most two seconds."""

@@ -41,7 +41,7 @@ from enum import Enum, auto
 from functools import lru_cache
 from hashlib import blake2b
 from types import MappingProxyType
-from typing import Any, Protocol, Self, TypeAlias, TypeVar
+from typing import Any, Self, TypeAlias, TypeVar
 
 from coditect.model.limits import KEY_LOCKS
 from coditect.model.message import value
@@ -242,12 +242,16 @@ async def ended_with(span: Span, work: Awaitable[T]) -> T:
     return done
 
 
-class Tracing(Protocol):
-    """The port by which the parts of a process begin spans; its methods never block the event loop or raise."""
+class Tracing:
+    """The port by which the parts of a process begin spans; its methods never block the event loop or raise.
 
-    @property
-    def active(self) -> bool:
-        """True when tracing is on, so that `begin` makes spans."""
+    This class itself is no tracing: there are no spans, and trace contexts pass on unchanged.
+    """
+
+    active: bool = False
+    """True when tracing is on, so that `begin` makes spans."""
+    alone: bool = True
+    """True when only Coditect makes spans in the process; then OpenTelemetry gets sampled spans only."""
 
     def begin(
         self,
@@ -264,48 +268,18 @@ class Tracing(Protocol):
         id, `start_ns` an earlier beginning.
         """
 
-    @property
-    def alone(self) -> bool:
-        """True when only Coditect makes spans in the process; then OpenTelemetry gets sampled spans only."""
-
     def current(self, span: Span) -> AbstractContextManager[object]:
         """Make a span the current one inside the block: for its calls, its log lines and the spans that begin there."""
-
-    async def __aenter__(self) -> Self:
-        """Return the tracing, ready to begin spans."""
-
-    async def __aexit__(self, *_: object) -> None:
-        """Send the remaining spans, within a limited time."""
-
-
-class NoTracing:
-    """The adapter of the tracing port for no tracing: there are no spans, and trace contexts pass on unchanged."""
-
-    active, alone = False, True
-
-    def begin(
-        self,
-        name: str,
-        kind: SpanKind,
-        parent: TraceContext | None = None,
-        *,
-        span_id: int | None = None,
-        start_ns: int | None = None,
-    ) -> Span | None:
-        """Begin no span, and return None."""
-
-    def current(self, span: Span) -> AbstractContextManager[object]:
-        """Return a context manager without an effect."""
         return nullcontext()
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """End without waiting, for there are no spans to send."""
+        """Send the remaining spans, within a limited time."""
 
 
-NO_TRACING = NoTracing()
+NO_TRACING = Tracing()
 
 CURRENT: ContextVar[Span | None] = ContextVar("coditect_span", default=None)
 """The span in which the present code runs; set by `Tracing.current`."""
