@@ -227,30 +227,15 @@ def read_deliver(method: bytes) -> tuple[bytes, int, bool, str, str]:
 
 @lru_cache(maxsize=4096)
 def _where_from(names: bytes) -> tuple[str, str]:
-    """Decode exchange and routing key of a delivery; bytes that are not UTF-8 become escapes."""
+    """Decode the exchange and routing key of a message; bytes that are not UTF-8 become escapes."""
     at = 1 + names[0]
     key = names[at + 1 : at + 1 + names[at]]
     return names[1:at].decode(errors="backslashreplace"), key.decode(errors="backslashreplace")
 
 
-@dataclass(frozen=True, slots=True)
-class ReturnFrame:
-    """The arguments of `basic.return`: reply code, reason, exchange and routing key of a returned message."""
-
-    code: int
-    reason: str
-    exchange: str
-    routing_key: str
-
-
-def read_return(method: bytes) -> ReturnFrame:
-    """Decode the arguments of a `basic.return` method."""
-    texts, at = [], 2
-    for _ in range(3):
-        behind = at + 1 + method[at]
-        texts.append(method[at + 1 : behind].decode(errors="backslashreplace"))
-        at = behind
-    return ReturnFrame(int.from_bytes(method[:2], "big"), *texts)
+def read_return(method: bytes) -> tuple[str, str]:
+    """Decode the exchange and the routing key of a `basic.return` method, which begins with a code and its reason."""
+    return _where_from(method[3 + method[2] :])
 
 
 class ContentAssembler:

@@ -49,6 +49,8 @@ class Publish:
     """The caller's object, such as a future, on which the outcome of the publish is set."""
     until: float
     """The event loop's time after which the publish fails as `Late`."""
+    number: int = field(default=0, kw_only=True)
+    """The publish's sequence number on its channel, from 1; 0 before it is written."""
     returned: bool = field(default=False, kw_only=True)
     """Whether the broker returned the message; the confirm of a returned message follows."""
 
@@ -61,16 +63,6 @@ class Publish:
         """Handle the error of the try: set it as the outcome; after `Late`, the confirm may still come."""
         if not self.promise.done():
             self.promise.set_exception(error)
-
-
-@dataclass(frozen=True, slots=True)
-class Unconfirmed:
-    """A publish that waits for its confirm: its number, exchange and routing key."""
-
-    number: int
-    """The publish's sequence number on its channel, from 1."""
-    exchange: str
-    routing_key: str
 
 
 class PublisherChannel:
@@ -110,11 +102,9 @@ class PublisherChannel:
         return self._stream.blocked or self._stream.congested
 
     @property
-    def oldest(self) -> Unconfirmed | None:
+    def oldest(self) -> Publish | None:
         """The publish that has waited longest for its confirm; None when none waits."""
-        for number, publish in self._pending.items():
-            return Unconfirmed(number, publish.exchange, publish.routing_key)
-        return None
+        return next(iter(self._pending.values()), None)
 
     async def close(self) -> None:
         """Close the channel, and fail its unconfirmed publishes at once; never raises."""
@@ -161,6 +151,7 @@ class PublisherChannel:
         except UNSPEAKABLE as error:
             raise InvalidTask("AMQP cannot carry a property or header", reason=str(error)[:300]) from error
         self._sequence += 1
+        publish.number = self._sequence
         self._pending[self._sequence] = publish
         self._stream.write(frames, size=len(message.body))
         if publish.until < self._next_expiry:
@@ -190,8 +181,8 @@ class PublisherChannel:
         It names no number, and a key that had a queue a moment ago may have none now. So of the publishes to this key
         the one with the same message is marked. The broker may have added headers: then body and id decide.
         """
-        returned, message = read_return(method), read_message(header, body)
-        sent = (returned.exchange, returned.routing_key, message.message_id)
+        message = read_message(header, body)
+        sent = (*read_return(method), message.message_id)
         for same in (message, body):
             for publish in self._pending.values():
                 if (

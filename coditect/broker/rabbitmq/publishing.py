@@ -20,7 +20,7 @@ import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 from coditect.aio.supervisor import Backoff, Supervisor
@@ -33,7 +33,6 @@ from coditect.broker.rabbitmq.publisher_channel import (
     PublisherChannel,
     PublishRefused,
     PublishReturned,
-    Unconfirmed,
 )
 from coditect.errors import BrokerUnavailable, CoditectError, NotFound, Overloaded, PublishUnconfirmed, Unroutable
 from coditect.model.message import Message
@@ -124,7 +123,7 @@ class WindowedChannel:
     stuck_seconds: float = STUCK_SECONDS
 
     @property
-    def first(self) -> Unconfirmed | None:
+    def first(self) -> Publish | None:
         """The publish on the open channel that has waited longest for its confirm; None when none waits."""
         channel = self.publisher_channel
         return None if channel is None or channel.closed else channel.oldest
@@ -143,6 +142,11 @@ class WindowedChannel:
             return channel
 
 
+KINDS = ("tasks", "replies", "results", "retries", "events", "rest")
+"""The kinds of messages, each with a channel of its own."""
+
+
+@lru_cache(maxsize=4096)
 def _kind(exchange: str) -> str:
     if exchange in (routing.SUBMIT, routing.TASKS, routing.AGENTS):
         return "tasks"
@@ -160,9 +164,8 @@ class PublishChannels:
 
     def __init__(self, background: Supervisor, *, window: int) -> None:
         self._background = background
-        self._size = window
-        self._kinds: dict[str, WindowedChannel] = {}
-        self._of_exchange: dict[str, WindowedChannel] = {}
+        sizes = dict.fromkeys(KINDS, window) | {"events": min(window, EVENTS_WINDOW)}
+        self._kinds = {kind: WindowedChannel(ConfirmWindow(size)) for kind, size in sizes.items()}
         self._dedicated: dict[Route, WindowedChannel] = {}
         self._replaced: list[WindowedChannel] = []
         """The channels that gave way to new ones, from then (`opened_at`) until their publishes are confirmed."""
@@ -173,8 +176,7 @@ class PublishChannels:
         """Return the channel on which to publish to an exchange and routing key."""
         if self._dedicated and (dedicated := self._dedicated.get((exchange, routing_key))) is not None:
             return dedicated
-        windowed = self._of_exchange.get(exchange)
-        return self._new_exchange(exchange) if windowed is None else windowed
+        return self._kinds[_kind(exchange)]
 
     def refused(self, exchange: str, routing_key: str) -> None:
         """Have later publishes go over a new channel if a publish was refused on one that has been open for a second.
@@ -195,15 +197,6 @@ class PublishChannels:
         self._renewals = recent | {key: (now, pause)}
         self._replaced.append(replace(windowed, opened_at=now))
         windowed.publisher_channel, windowed.opened_at, windowed.oldest = None, now, 0
-
-    def _new_exchange(self, exchange: str) -> WindowedChannel:
-        kind = _kind(exchange)
-        windowed = self._kinds.get(kind)
-        if windowed is None:
-            size = min(self._size, EVENTS_WINDOW) if kind == "events" else self._size
-            windowed = self._kinds[kind] = WindowedChannel(ConfirmWindow(size))
-        self._of_exchange[exchange] = windowed
-        return windowed
 
     @property
     def _all(self) -> tuple[WindowedChannel, ...]:

@@ -18,7 +18,7 @@ from pamqp import frame
 from pamqp.commands import Connection
 
 from coditect.aio.supervisor import Health, Supervisor
-from coditect.broker.rabbitmq.publisher_channel import PublishRefused, Unconfirmed
+from coditect.broker.rabbitmq.publisher_channel import Publish, PublishRefused
 from coditect.broker.rabbitmq.publishing import (
     MAX_DEDICATED_CHANNELS,
     MAX_RENEW_SECONDS,
@@ -37,6 +37,11 @@ from coditect.wire import routing
 from coditect.wire.tasks import SENT_AGAIN
 from tests.unit.broker.direct.wire import Wire, ack
 from tests.unit.broker.virtual_time import in_virtual_time
+
+
+def unconfirmed(number: int, exchange: str, routing_key: str) -> Publish:
+    unset: Any = None
+    return Publish(Message(b""), exchange, routing_key, unset, 0, number=number)
 
 
 class ScriptedConnection:
@@ -150,8 +155,8 @@ class KindOfChannel(ScriptedConnection):
         self.stuck = "moved" if not connection.opened else ""
 
     @property
-    def oldest(self) -> Unconfirmed | None:  # type: ignore[override]  # the base has none for good
-        return Unconfirmed(1, "", self.stuck) if self.unconfirmed else None
+    def oldest(self) -> Publish | None:  # type: ignore[override]  # the base has none for good
+        return unconfirmed(1, "", self.stuck) if self.unconfirmed else None
 
     async def close(self) -> None:
         self.ended = self.closed = True
@@ -284,9 +289,9 @@ class HungChannel(ScriptedConnection):
         self.pending: dict[int, tuple[asyncio.Future[None], str, str]] = {}
 
     @property
-    def oldest(self) -> Unconfirmed | None:  # type: ignore[override]  # the base has none for good
+    def oldest(self) -> Publish | None:  # type: ignore[override]  # the base has none for good
         for number, (_, exchange, key) in self.pending.items():
-            return Unconfirmed(number, exchange, key)
+            return unconfirmed(number, exchange, key)
         return None
 
     async def close(self) -> None:
@@ -383,7 +388,7 @@ async def test_channel_on_which_nothing_was_confirmed_waits_on(looks: list[int |
     windowed = WindowedChannel(ConfirmWindow(1), publisher_channel=channel, stuck_seconds=12.0)
     async with Supervisor(Health()) as background:
         for number in looks:
-            channel.oldest = number and Unconfirmed(number, "", "hung")
+            channel.oldest = number and unconfirmed(number, "", "hung")
             PublishChannels(background, window=1)._stuck_route(windowed)
 
     assert windowed.stuck_seconds == seconds

@@ -39,9 +39,7 @@ class Listener:
         self.heard.append((*said, header[12:], body))
 
     def _returned(self, method: bytes, header: bytes, body: bytes) -> None:
-        one = read_return(method)
-        said = ("return", one.code, one.reason, one.exchange, one.routing_key)
-        self.heard.append((*said, header[12:], body))
+        self.heard.append(("return", *read_return(method), header[12:], body))
 
     def _confirmed(self, tag: int, multiple: bool, taken: bool) -> None:
         self.heard.append(("confirm", tag, multiple, taken))

@@ -96,7 +96,7 @@ def _deliver(
 def _return(channel: int, texts: tuple[str, str, str], of: Basic.Properties, body: bytes) -> Said:
     reason, exchange, key = texts
     method = Basic.Return(312, reason, exchange, key)
-    return Said(channel, content(channel, method, of, body), ("return", 312, reason, exchange, key, of.marshal(), body))
+    return Said(channel, content(channel, method, of, body), ("return", exchange, key, of.marshal(), body))
 
 
 def _confirm(channel: int, tag: int, multiple: bool, taken: bool) -> Said:
