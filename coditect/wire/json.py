@@ -25,6 +25,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 from collections import deque
 from collections.abc import Callable, Sequence, Set
 from contextlib import suppress
@@ -100,7 +101,7 @@ def _misread(body: bytes) -> _Refused | None:
     if len(body) > _MAX_SEARCHED_BYTES:
         return None
     with suppress(ValueError, RecursionError):
-        return _Search(any_integers=True).flaw(json.loads(body.decode()))
+        return _flaw(json.loads(body.decode(), parse_int=_whole))
     return None
 
 
@@ -115,7 +116,7 @@ def dumps(value: Any, *, otherwise: Callable[[Any], Any] = _refuse) -> bytes:
     if written is not None and (value is None or b"null" not in written or _agrees(value)):
         return written
     try:
-        return _written(_plain(value, otherwise, MAX_JSON_LEVELS))
+        return _written(_plain(value, _Rules(otherwise), MAX_JSON_LEVELS))
     except _Refused as error:
         raise error.as_invalid(_UNWRITABLE) from error
     except (TypeError, ValueError, RecursionError) as error:
@@ -141,7 +142,15 @@ def check(value: Any, *, any_keys: bool = False, any_floats: bool = False, sente
     Raises:
         InvalidTask: when there is such a number or key; the error names the place.
     """
-    if (flaw := _Search(any_keys, any_floats).flaw(value)) is not None:
+
+    def look(part: Any) -> Any:
+        if isinstance(part, Set | deque):
+            return list(part)
+        if isinstance(part, Decimal) and not (any_floats or part.is_finite()):
+            raise TypeError(f"{part} is no number of JSON")
+        return None
+
+    if (flaw := _flaw(value, _Rules(look, any_keys, any_floats))) is not None:
         raise flaw.as_invalid(sentence)
 
 
@@ -166,64 +175,36 @@ def check_text(body: bytes) -> None:
     loads(body)
     flaw = None
     with suppress(ValueError, RecursionError):
-        flaw = _Search().flaw(json.loads(body.decode()))
+        flaw = _flaw(json.loads(body.decode()))
     if flaw is not None:
         raise flaw.as_invalid("The body is not valid JSON")
 
 
 @dataclass(frozen=True, slots=True)
-class _Search:
-    """A search for a number, text or key that JSON cannot express, in a value whose other objects do not matter."""
+class _Rules:
+    """What `_plain` makes of values that JSON does not have, and which keys and floats it lets pass."""
 
+    otherwise: Callable[[Any], Any] = _refuse
     any_keys: bool = False
     any_floats: bool = False
-    any_integers: bool = False
 
-    def flaw(self, value: Any) -> _Refused | None:
-        """Return why JSON cannot express the value, and where; None when it can."""
-        try:
-            self._look(value)
-        except _Refused as error:
-            return error
-        return None
-
-    def _look(self, value: Any) -> None:
-        match value:
-            case dict():
-                for key, item in value.items():
-                    self._look_at_key(key)
-                    self._look_below(key if isinstance(key, int) else str(key), item)
-            case str():
-                _text(value)
-            case list() | tuple() | Set() | deque():
-                for index, item in enumerate(value):
-                    self._look_below(index, item)
-            case Enum():
-                self._look(value.value)
-            case bool() | int() | float() | Decimal():
-                self._look_at_number(value)
-
-    def _look_below(self, step: str | int, value: Any) -> None:
-        try:
-            self._look(value)
-        except _Refused as error:
-            error.place.insert(0, step)
-            raise
-
-    def _look_at_number(self, value: bool | float | Decimal) -> None:
-        if isinstance(value, Decimal):
-            if not (self.any_floats or value.is_finite()):
-                raise _Refused(f"{value} is no number of JSON")
-        elif not (self.any_integers if isinstance(value, int) else self.any_floats):
-            _number(value)
-
-    def _look_at_key(self, key: Any) -> None:
+    def key(self, key: Any) -> str | int:
+        if isinstance(key, str):
+            return _text(key)
         if not self.any_keys:
-            _key(key)
-        elif isinstance(key, str):
-            _text(key)
-        elif key is None or (isinstance(key, float | Decimal) and not math.isfinite(key)):
+            raise _Refused(f"a key is text, not {type(key).__name__}")
+        if key is None or (isinstance(key, float | Decimal) and not math.isfinite(key)):
             raise _Refused(f"a key is text, not {key}")
+        return key if isinstance(key, int) else str(key)
+
+
+def _flaw(value: Any, rules: _Rules = _Rules()) -> _Refused | None:
+    """Return why JSON cannot express a value of any depth, and where; None when it can."""
+    try:
+        _plain(value, rules, sys.maxsize)
+    except _Refused as error:
+        return error
+    return None
 
 
 def _read(body: bytes) -> Any:
@@ -262,7 +243,7 @@ def _finite(text: str) -> float:
     return number if math.isfinite(number) else _no_number(text)
 
 
-def _plain(value: Any, otherwise: Callable[[Any], Any], levels: int) -> Any:
+def _plain(value: Any, rules: _Rules, levels: int) -> Any:
     """Convert a value, with all values inside it, to None, bool, int, float, str, list and dict."""
     if levels < 0:
         raise RecursionError(f"nested more than {MAX_JSON_LEVELS} levels deep")
@@ -273,40 +254,40 @@ def _plain(value: Any, otherwise: Callable[[Any], Any], levels: int) -> Any:
         case str():
             plain = _text(value)
         case int() | float():
-            plain = _number(value)
+            plain = value if rules.any_floats and isinstance(value, float) else _number(value)
         case Enum():
-            plain = _plain(value.value, otherwise, levels)
+            plain = _plain(value.value, rules, levels)
         case dict():
-            plain = _plain_dict(value, otherwise, levels)
+            plain = _plain_dict(value, rules, levels)
         case list() | tuple():
-            plain = _plain_list(value, otherwise, levels)
+            plain = _plain_list(value, rules, levels)
         case UUID():
             plain = str(value)
         case _:
             try:
-                made = otherwise(value)
+                made = rules.otherwise(value)
             except TypeError as error:
                 raise _Refused(str(error)) from error
-            plain = _plain(made, otherwise, levels - 1)
+            plain = _plain(made, rules, levels - 1)
     return plain
 
 
-def _plain_dict(value: dict[Any, Any], otherwise: Callable[[Any], Any], levels: int) -> dict[str, Any]:
+def _plain_dict(value: dict[Any, Any], rules: _Rules, levels: int) -> dict[str | int, Any]:
     plain = {}
     for key, item in value.items():
-        name = _key(key)
+        name = rules.key(key)
         try:
-            plain[name] = _plain(item, otherwise, levels - 1)
+            plain[name] = _plain(item, rules, levels - 1)
         except (_Refused, InvalidTask) as error:
             raise _below(name, error) from error.__cause__
     return plain
 
 
-def _plain_list(value: Sequence[Any], otherwise: Callable[[Any], Any], levels: int) -> list[Any]:
+def _plain_list(value: Sequence[Any], rules: _Rules, levels: int) -> list[Any]:
     plain = []
     for index, item in enumerate(value):
         try:
-            plain.append(_plain(item, otherwise, levels - 1))
+            plain.append(_plain(item, rules, levels - 1))
         except (_Refused, InvalidTask) as error:
             raise _below(index, error) from error.__cause__
     return plain
@@ -342,9 +323,3 @@ def _number(value: float) -> int | float:
     if not math.isfinite(value):
         raise _Refused(f"{value} is no number of JSON")
     return float(value)
-
-
-def _key(key: Any) -> str:
-    if not isinstance(key, str):
-        raise _Refused(f"a key is text, not {type(key).__name__}")
-    return _text(key)
