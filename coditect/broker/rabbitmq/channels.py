@@ -129,16 +129,18 @@ def canceled_by_us() -> bool:
 
 
 @contextmanager
-def tolerating_loss(event: str) -> Iterator[None]:
-    """Run a block whose work is done when its channel or connection is lost: a loss ends it, and is only logged."""
+def tolerating_loss(event: str, *more: type[BaseException], level: int = logging.DEBUG, **facts: str) -> Iterator[None]:
+    """Run a block that the loss of its channel or connection, or an error of the types `more`, ends, which is logged.
+
+    The rest of the block is not needed then, or is done later.
+    """
+    ends: tuple[type[BaseException], ...] = (asyncio.CancelledError, *LOST, *more)
     try:
         yield
-    except asyncio.CancelledError as error:
-        if canceled_by_us():
+    except ends as error:
+        if isinstance(error, asyncio.CancelledError) and canceled_by_us():
             raise
-        log.debug(event, extra={"reason": repr(error)})
-    except LOST as error:
-        log.debug(event, extra={"reason": repr(error)})
+        log.log(level, event, extra={**facts, "reason": repr(error)})
 
 
 def shown(url: str) -> str:

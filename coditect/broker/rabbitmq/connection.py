@@ -36,6 +36,7 @@ from coditect.broker.rabbitmq.channels import (
     is_blocked,
     open_channel,
     shown,
+    tolerating_loss,
     unreachable,
 )
 from coditect.broker.rabbitmq.consumer_channel import ConsumerChannel
@@ -150,7 +151,6 @@ AMQP_URL_PARAMETERS = ("auth", "cadata", "cafile", "capath", "certfile", "heartb
 """The parameters that a broker's URL may have."""
 
 _NOT_OPENED: tuple[type[BaseException], ...] = (*LOST, CoditectError)
-_NOT_CLOSED: tuple[type[BaseException], ...] = (*LOST, AttributeError)
 
 Restore = Callable[[AbstractConnection], Awaitable[None]]
 
@@ -307,7 +307,8 @@ class RabbitConnection:
                 self._hosts.rotate(-1)
         finally:
             self._up.clear()
-            await self._close()
+            await self._disconnect()
+            self.abort()
             self._over = True
             self._up.set()
 
@@ -415,8 +416,12 @@ class RabbitConnection:
 
     async def _disconnect(self) -> None:
         """Close the newest connection, open or not; never raises."""
-        if self._newest is not None:
-            await _quietly_close(self._newest)
+        if self._newest is None:
+            return
+        # aiormq has no reader or writer task yet when the handshake failed (AttributeError)
+        with tolerating_loss("Closing a broken connection failed", AttributeError):
+            async with asyncio.timeout(BROKER_CLOSE_SECONDS):
+                await self._newest.close()
 
     @contextmanager
     def _passing_over(self, limit: asyncio.Timeout) -> Iterator[None]:
@@ -450,10 +455,6 @@ class RabbitConnection:
         if self.server.product == "RabbitMQ" and self.server.version < OLDEST_BROKER:
             version = ".".join(map(str, self.server.version))
             raise UnsupportedBroker("RabbitMQ 3.10 or newer is needed", version=version, url=self.address)
-
-    async def _close(self) -> None:
-        await self._disconnect()
-        self.abort()
 
     def abort(self) -> None:
         """Cut the connection's TCP transport at once, as a network fault would."""
@@ -512,18 +513,6 @@ def _like(first: URL, other: URL) -> URL:
 def _end_of(connection: AbstractConnection) -> str:
     closing = connection.closing
     return repr(closing.exception()) if closing.done() and not closing.cancelled() else "canceled"
-
-
-async def _quietly_close(connection: AbstractConnection) -> None:
-    try:
-        async with asyncio.timeout(BROKER_CLOSE_SECONDS):
-            await connection.close()
-    except asyncio.CancelledError:
-        if canceled_by_us():
-            raise
-    except _NOT_CLOSED as error:
-        # aiormq has no reader or writer task yet when the handshake failed (AttributeError)
-        log.debug("Closing a broken connection failed", extra={"reason": repr(error)})
 
 
 def _text(value: object) -> str:

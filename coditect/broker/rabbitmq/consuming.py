@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from itertools import count, cycle
 from typing import TypeVar
@@ -200,15 +201,13 @@ class Group:
         async with self._lock:
             if not self.subscriptions:
                 return
-            try:
+            with self._opening():
                 await self._reopen()
-            except asyncio.CancelledError:
-                if canceled_by_us():
-                    raise
+            if not self.opened:
                 self._keep_open(connection, None)
-            except LOST as error:
-                log.warning("A channel cannot be opened yet", extra={"group": self._name, "reason": repr(error)})
-                self._keep_open(connection, None)
+
+    def _opening(self) -> AbstractContextManager[None]:
+        return tolerating_loss("A channel cannot be opened yet", level=logging.WARNING, group=self._name)
 
     async def subscribe(self, subscription: Subscription) -> None:
         """Start a consumer on the channel of the group that has its queue, and restore the consumer after each loss.
@@ -429,18 +428,12 @@ class Group:
             if self._consumer_channel is consumer_channel:
                 self._lose()
         while connection.is_opened and not canceled_by_us():
-            try:
+            with self._opening():
                 async with self._lock:  # without it, the channel may be one that somebody opens and gives up again
                     if self.opened or self._connection is not connection or not self.subscriptions:
                         return
                     log.warning("A channel was closed; opening it again", extra={"group": self._name})
                     await self._reopen()
-                    return
-            except asyncio.CancelledError:
-                if canceled_by_us():
-                    raise
-            except LOST as error:
-                log.warning("A channel cannot be opened yet", extra={"reason": repr(error)})
             await asyncio.sleep(RESUBSCRIBE_SECONDS)
 
     def _canceled_by_broker(self, frame: Basic.Cancel | Basic.CancelOk) -> None:
@@ -494,8 +487,6 @@ class Group:
                 )
 
 
-_UNCHECKED: tuple[type[BaseException], ...] = (*LOST, CoditectError)
-
 ON_ITS_WAY_SECONDS = 0.2
 FEW_CONSUMERS = 16
 CHECK_ROUNDS = 3
@@ -526,8 +517,10 @@ async def watch_consumers(
             seen[subscription] = subscription.delivered
             quiet = before == subscription.delivered
             if subscription.active:  # else it is being restored already
-                await _tried(_check_consumer(group, subscription, stats, quiet=quiet))
-        await _tried(end_round())
+                with _checking():
+                    await _check_consumer(group, subscription, stats, quiet=quiet)
+        with _checking():
+            await end_round()
         seen = {subscription: n for subscription, n in seen.items() if not subscription.canceled}
 
 
@@ -545,14 +538,8 @@ async def _check_consumer(group: Group, subscription: Subscription, stats: ReadS
         await group.renew(subscription)
 
 
-async def _tried(step: Awaitable[None]) -> None:
-    try:
-        await step
-    except asyncio.CancelledError:
-        if canceled_by_us():
-            raise
-    except _UNCHECKED as error:
-        log.debug("The consumers could not be checked", extra={"reason": repr(error)})
+def _checking() -> AbstractContextManager[None]:
+    return tolerating_loss("The consumers could not be checked", CoditectError)
 
 
 async def _is_deaf(subscription: Subscription, stats: ReadStats, *, quiet: bool) -> bool:
