@@ -149,8 +149,10 @@ class FrameSink(Protocol):
     def take_message(self, data: bytes, at: int, header_at: int, channel: int) -> int:
         """Consume a delivery's three frames in `data`, and return the offset after them; 0 when not consumed.
 
-        The method frame begins at `at` and is complete, the next frame begins at `header_at`.
+        The method frame begins at `at` and is complete, the next frame begins at `header_at`. By default nothing is
+        consumed.
         """
+        return 0
 
 
 _MALFORMED = (ValueError, IndexError, struct.error)

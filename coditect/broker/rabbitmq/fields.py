@@ -340,8 +340,6 @@ def sendable(value: Any) -> Any:
     Raises:
         Exception: any of `UNSPEAKABLE`, for a value that AMQP cannot carry.
     """
-    if isinstance(value, str | int):
-        return value
     if isinstance(value, bytes):
         return bytearray(value)
     if isinstance(value, list | tuple):
@@ -482,14 +480,9 @@ def from_properties(properties: Basic.Properties, body: bytes) -> Message:
         expiration_ms=int(expiration) if expiration and expiration.isdecimal() else None,
         app_id=properties.app_id or None,
     )
-    texts = (message.message_id, message.correlation_id, message.reply_to, message.type)
-    if Undecodable in map(type, (*texts, message.content_type, message.app_id)):
-        return _without_wrong_texts(message)
-    return message
-
-
-def _without_wrong_texts(message: Message) -> Message:
     wrong = [name for name in _TEXTS if isinstance(getattr(message, name), Undecodable)]
+    if not wrong:
+        return message
     left_out: dict[str, Any] = dict.fromkeys(wrong)
     mark = marked(f"not UTF-8: {', '.join(wrong)}")
     return replace(message, headers={**message.headers, **mark}, **left_out)

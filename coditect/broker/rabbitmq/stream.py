@@ -44,7 +44,7 @@ _CONNECTION = 10
 _BLOCKED, _UNBLOCKED = struct.pack(">HH", _CONNECTION, 60), struct.pack(">HH", _CONNECTION, 61)
 
 
-class Stream:
+class Stream(FrameSink):
     """The byte stream of one connection: takes Coditect's frames out of incoming bytes, writes frames in batches."""
 
     def __init__(
@@ -113,10 +113,6 @@ class Stream:
             self.open = not self.congested
         return False
 
-    def take_message(self, data: bytes, at: int, header_at: int, channel: int) -> int:
-        """Return 0, since no delivery comes on channel 0."""
-        return 0
-
     # -- to the broker ----------------------------------------------------------------------------------
 
     @property
@@ -159,7 +155,7 @@ class Stream:
             self.open = not (self.blocked or self.congested)
 
 
-class LivenessProbe:
+class LivenessProbe(FrameSink):
     """The test whether the broker answers on a silent connection: a `channel.flow`, on a channel of its own."""
 
     def __init__(self, connection: AbstractConnection, stream: Stream) -> None:
@@ -207,10 +203,6 @@ class LivenessProbe:
         if self._answer is not None and not self._answer.done():
             self._answer.set_result(True)
         return True
-
-    def take_message(self, data: bytes, at: int, header_at: int, channel: int) -> int:
-        """Return 0, since no delivery comes on the channel."""
-        return 0
 
     def _lose(self, channel: Channel, _: object = None) -> None:
         """Cancel the wait for the broker's answer when its channel is lost; ignore a channel replaced already."""
