@@ -75,10 +75,10 @@ class Management:
         Raises:
             ManagementUnavailable: when the API does not answer or refuses.
         """
-        rows = await self._ask("GET", "connections?columns=name,user_provided_name")
-        if not isinstance(rows, list):
-            raise ManagementUnavailable("The management API lists no connections", answer=str(rows)[:200])
-        return tuple(_connection(row) for row in rows if isinstance(row, dict) and "name" in row)
+        rows = await self._rows("connections?columns=name,user_provided_name", "connections")
+        return tuple(
+            Connection(str(row["name"]), str(row.get("user_provided_name") or "")) for row in rows if "name" in row
+        )
 
     async def bindings(self, vhost: str) -> frozenset[Binding]:
         """Return all bindings of queues in a virtual host, those to the default exchange included.
@@ -87,13 +87,11 @@ class Management:
             ManagementUnavailable: when the API does not answer or refuses.
         """
         columns = "source,destination,destination_type,routing_key"
-        rows = await self._ask("GET", f"bindings/{quote(vhost, safe='')}?columns={columns}")
-        if not isinstance(rows, list):
-            raise ManagementUnavailable("The management API lists no bindings", answer=str(rows)[:200])
+        rows = await self._rows(f"bindings/{quote(vhost, safe='')}?columns={columns}", "bindings")
         return frozenset(
             Binding(str(row.get("source")), str(row.get("destination")), str(row.get("routing_key")))
             for row in rows
-            if isinstance(row, dict) and row.get("destination_type") == "queue"
+            if row.get("destination_type") == "queue"
         )
 
     async def queues(self, vhost: str) -> frozenset[str]:
@@ -157,10 +155,14 @@ class Management:
         return str(overview.get("rabbitmq_version", "unknown"))
 
     async def _queues(self, vhost: str, columns: str, *, more: str = "") -> list[dict[str, Any]]:
-        rows = await self._ask("GET", f"queues/{quote(vhost, safe='')}?columns={columns}{more}")
+        rows = await self._rows(f"queues/{quote(vhost, safe='')}?columns={columns}{more}", "queues")
+        return [row for row in rows if "name" in row]
+
+    async def _rows(self, path: str, noun: str) -> list[dict[str, Any]]:
+        rows = await self._ask("GET", path)
         if not isinstance(rows, list):
-            raise ManagementUnavailable("The management API lists no queues", answer=str(rows)[:200])
-        return [row for row in rows if isinstance(row, dict) and "name" in row]
+            raise ManagementUnavailable(f"The management API lists no {noun}", answer=str(rows)[:200])
+        return [row for row in rows if isinstance(row, dict)]
 
     async def _ask(
         self, method: str, path: str, *, headers: Mapping[str, str] | None = None, may_lack: bool = False
@@ -193,10 +195,6 @@ class Management:
             return HTTPConnection(host, self._at.port, timeout=limit)
         trusted = ssl.create_default_context(cafile=dict(parse_qsl(self._at.query)).get("cafile"))
         return HTTPSConnection(host, self._at.port, timeout=limit, context=trusted)
-
-
-def _connection(row: dict[str, Any]) -> Connection:
-    return Connection(str(row["name"]), str(row.get("user_provided_name") or ""))
 
 
 def _rates(row: Mapping[str, Any]) -> QueueRates:
