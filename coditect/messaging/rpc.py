@@ -13,6 +13,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Awaitable, Iterator
+from contextlib import suppress
 from functools import partial
 from itertools import chain
 from typing import Self
@@ -199,29 +200,23 @@ class Requests:
     async def _send_pinned(
         self, message: Message, task: Task, pin: AgentId, timeout_seconds: float, wait_when_full: bool
     ) -> None:
-        if not await self._sent_to_inbox(message, task, pin, timeout_seconds):
-            await self.broker.publish(
-                message,
-                exchange=routing.SUBMIT,
-                routing_key=routing.key_of(task),
-                timeout_seconds=timeout_seconds,
-                wait_when_full=wait_when_full,
-            )
-
-    async def _sent_to_inbox(self, message: Message, task: Task, pin: AgentId, timeout_seconds: float) -> bool:
-        if not await self._has_inbox(pin):
-            return False
-        try:
-            await self.broker.publish(
-                pinned_message(message, task),
-                exchange=routing.AGENTS,
-                routing_key=pin,
-                timeout_seconds=timeout_seconds,
-                wait_when_full=False,
-            )
-        except (Unroutable, Overloaded):
-            return False
-        return True
+        if await self._has_inbox(pin):
+            with suppress(Unroutable, Overloaded):
+                await self.broker.publish(
+                    pinned_message(message, task),
+                    exchange=routing.AGENTS,
+                    routing_key=pin,
+                    timeout_seconds=timeout_seconds,
+                    wait_when_full=False,
+                )
+                return
+        await self.broker.publish(
+            message,
+            exchange=routing.SUBMIT,
+            routing_key=routing.key_of(task),
+            timeout_seconds=timeout_seconds,
+            wait_when_full=wait_when_full,
+        )
 
     async def _has_inbox(self, pin: AgentId) -> bool:
         """Tell whether an agent's inbox exists; a yes is reused for a time, shorter than an unused inbox lives."""
