@@ -10,9 +10,10 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from functools import partial
+from typing import TypeAlias, TypeVar
 
 from coditect.aio.clock import Clock
 from coditect.aio.supervisor import Supervisor
@@ -83,16 +84,6 @@ class Pick:
             self.known.records[self.agent_id] = with_more(self.known.records[self.agent_id], -1)
 
 
-@dataclass(frozen=True, slots=True)
-class _Order:
-    """The parameters of a batch of selections: capability, strategy, criteria and size."""
-
-    capability: str
-    strategy: Strategy | None
-    wanted: Wanted
-    many: int
-
-
 class Selector:
     """The part of a client that selects the agent for each task, by strategy and by cached registry entries."""
 
@@ -149,24 +140,25 @@ class Selector:
         self, capability: str, strategy: Strategy | None, wanted: Wanted, *, pin: AgentId | None = None, many: int
     ) -> SelectionBatch:
         """Return a batch whose `next` gives the agent of one task; agents are selected for `many` tasks at once."""
-        order = _Order(capability, _asked(strategy, wanted), wanted, many)
-        return SelectionBatch(self, order, None if pin is None else Pick(pin))
+        select = partial(self._assign, capability, _asked(strategy, wanted), wanted, many)
+        return SelectionBatch(capability, select, None if pin is None else Pick(pin))
 
-    async def assign(self, order: _Order, body: bytes | None) -> tuple[Known, tuple[AgentId | None, ...]] | None:
+    async def _assign(
+        self, capability: str, strategy: Strategy | None, wanted: Wanted, many: int, body: bytes | None
+    ) -> Assigned | None:
         """Select agents for a batch's next tasks by at most one registry read; None lets the broker choose them all.
 
         The tasks are taken to be of the kind of the first one, which has the given body. By features of their inputs
         they differ, so then an agent is selected for that one alone.
         """
-        name = order.capability
-        known = self._remembered(name) if order.strategy is None else await self._fresh(name)
-        strategy = order.strategy or (known.asked if known is not None else None)
+        known = self._remembered(capability) if strategy is None else await self._fresh(capability)
+        strategy = strategy or (known.asked if known is not None else None)
         if known is None or strategy is None:
             return None
-        kind = known.kind(name, strategy, body)
-        many = 1 if strategy is Strategy.PREDICTIVE and known.features else order.many
-        turn = self._next_turn(name, many)
-        return known, assign(known.records.values(), many, strategy, kind, turn=turn, wanted=order.wanted)
+        kind = known.kind(capability, strategy, body)
+        many = 1 if strategy is Strategy.PREDICTIVE and known.features else many
+        turn = self._next_turn(capability, many)
+        return known, assign(known.records.values(), many, strategy, kind, turn=turn, wanted=wanted)
 
     def _choose(self, known: Known, strategy: Strategy, kind: TaskKind, turn: int, wanted: Wanted) -> Pick | None:
         records, chance = known.records.values(), self._clock.chance()
@@ -255,12 +247,18 @@ class Selector:
         return turn
 
 
+Assigned: TypeAlias = tuple[Known, tuple[AgentId | None, ...]]
+"""The cached registry entries, and the agents chosen from them; None for a task that any free agent may take."""
+
+
 class SelectionBatch:
     """The agents for a sequence of tasks, selected for several tasks at once, and given one by one by `next`."""
 
-    def __init__(self, selector: Selector, order: _Order, pinned: Pick | None) -> None:
-        self._selector = selector
-        self._order = order
+    def __init__(
+        self, capability: str, select: Callable[[bytes | None], Awaitable[Assigned | None]], pinned: Pick | None
+    ) -> None:
+        self._capability = capability
+        self._select = select
         self._pinned = pinned
         self._known: Known | None = None
         self._kind: TaskKind | None = None
@@ -280,11 +278,11 @@ class SelectionBatch:
         return known.age >= FRESH_ENTRY_SECONDS or self._kind_of(body) != self._kind
 
     def _kind_of(self, body: bytes | None) -> TaskKind:
-        return task_kind(self._order.capability, None if body is None else len(body))
+        return task_kind(self._capability, None if body is None else len(body))
 
     async def _refill(self, body: bytes | None) -> None:
         self._kind = self._kind_of(body)
-        assigned = await self._selector.assign(self._order, body)
+        assigned = await self._select(body)
         self._known, picks = assigned or (None, (None,) * TASKS_PER_LOOKUP)
         self._picks = deque(picks)
 
