@@ -18,7 +18,7 @@ import time
 import traceback
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar, cast
+from typing import Any, Self, TypeVar, cast
 
 from coditect.errors import SetupError
 
@@ -89,7 +89,8 @@ class HomeLoop:
         """Take the noun by which an error calls what is open."""
         self._noun = noun
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._closed = False
+        self.was_left = False
+        """True from the first `leave` on, even if another home follows."""
 
     def enter(self) -> None:
         """Make the running event loop the home.
@@ -107,14 +108,9 @@ class HomeLoop:
         """True between `enter` and `leave`."""
         return self._loop is not None
 
-    @property
-    def was_left(self) -> bool:
-        """True from the first `leave` on, even if another home follows."""
-        return self._closed
-
     def leave(self) -> None:
         """Have no home any more; another one may follow."""
-        self._loop, self._closed = None, True
+        self._loop, self.was_left = None, True
 
     def check(self) -> None:
         """Check that the home is the running event loop.
@@ -128,7 +124,7 @@ class HomeLoop:
     def _refusal(self) -> SetupError:
         noun = self._noun
         if self._loop is None:
-            sentence = f"The {noun} is closed" if self._closed else f"The {noun} is not open"
+            sentence = f"The {noun} is closed" if self.was_left else f"The {noun} is not open"
             return SetupError(sentence, fix=f"use it inside of its block: `async with ... as {noun}:`")
         if self._loop.is_closed():
             sentence = f"The {noun}'s event loop has ended"
@@ -228,12 +224,8 @@ def watched_loop(bound_seconds: float, *, lag: Callable[[float], object] = lambd
     if not bound_seconds:
         yield
         return
-    watchdog = LoopWatchdog(asyncio.get_running_loop(), bound_seconds, lag=lag)
-    watchdog.start()
-    try:
+    with LoopWatchdog(asyncio.get_running_loop(), bound_seconds, lag=lag):
         yield
-    finally:
-        watchdog.stop()
 
 
 class LoopWatchdog:
@@ -266,13 +258,12 @@ class LoopWatchdog:
         self._armed_at = -math.inf
         self._thread = threading.Thread(target=self._watch, name="loop watchdog", daemon=True)
 
-    def start(self) -> None:
-        """Start the thread that watches the event loop."""
+    def __enter__(self) -> Self:
         self._turn()
         self._thread.start()
+        return self
 
-    def stop(self) -> None:
-        """Stop the watching thread, and wait for its end."""
+    def __exit__(self, *_: object) -> None:
         self._stopped.set()
         self._thread.join()
         if self._next_turn is not None:

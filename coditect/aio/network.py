@@ -27,14 +27,10 @@ class Way(Enum):
 BOTH = (Way.TO_SERVER, Way.TO_CLIENT)
 
 
-def _nothing() -> None:
-    pass
-
-
 class NetworkPath:
     """The simulated network between one process and one server; open until a fault cuts or slows it."""
 
-    def __init__(self, *, context: Context | None = None, changed: Callable[[], None] = _nothing) -> None:
+    def __init__(self, *, context: Context | None = None, changed: Callable[[], None] = lambda: None) -> None:
         """Make an open path; delayed messages arrive in the contextvars `context`; each cut or heal calls `changed`."""
         self._context = context
         self._changed = changed

@@ -133,12 +133,10 @@ def loop_may_block() -> bool:
 async def test_loop_that_stands_still_is_named_and_ended(caplog: pytest.LogCaptureFixture) -> None:
     ended: list[int] = []
     watchdog = LoopWatchdog(asyncio.get_running_loop(), 0.4, end=ended.append, last_resort=False)
-    watchdog.start()
-    with caplog.at_level(logging.WARNING):
+    with watchdog, caplog.at_level(logging.WARNING):
         deadline = time.monotonic() + 60
         while not ended and time.monotonic() < deadline:
             blocked(0.05)
-    watchdog.stop()
 
     assert ended == [STALLED_EXIT_CODE]
     warning, error = [one for one in caplog.records if one.name == "coditect.aio.loop"]
@@ -152,24 +150,19 @@ async def test_loop_that_stands_still_is_named_and_ended(caplog: pytest.LogCaptu
 async def test_loop_that_turns_is_left_alone_however_busy(caplog: pytest.LogCaptureFixture) -> None:
     ended: list[int] = []
     bound = patient(1.0)
-    watchdog = LoopWatchdog(asyncio.get_running_loop(), bound, end=ended.append, last_resort=False)
-    watchdog.start()
-    until = time.monotonic() + 1.5 * bound
-    while time.monotonic() < until:
-        blocked(0.02)
-        await asyncio.sleep(0)
-    watchdog.stop()
+    with LoopWatchdog(asyncio.get_running_loop(), bound, end=ended.append, last_resort=False):
+        until = time.monotonic() + 1.5 * bound
+        while time.monotonic() < until:
+            blocked(0.02)
+            await asyncio.sleep(0)
 
     assert not ended
     assert not [one for one in caplog.records if one.name == "coditect.aio.loop"]
 
 
 async def test_stopped_watchdog_leaves_no_thread() -> None:
-    watchdog = LoopWatchdog(asyncio.get_running_loop(), 5.0, last_resort=False)
-    watchdog.start()
-    assert watching()
-
-    watchdog.stop()
+    with LoopWatchdog(asyncio.get_running_loop(), 5.0, last_resort=False):
+        assert watching()
 
     assert not watching()
 
@@ -209,12 +202,10 @@ async def test_bound_of_zero_watches_nothing() -> None:
 async def test_lateness_of_the_loop_is_told() -> None:
     late: list[float] = []
     ended: list[int] = []
-    watchdog = LoopWatchdog(asyncio.get_running_loop(), 2.0, end=ended.append, last_resort=False, lag=late.append)
-    watchdog.start()
-    await eventually(lambda: late)
-    blocked(0.4)
-    await eventually(lambda: max(late) > 0.25)
-    watchdog.stop()
+    with LoopWatchdog(asyncio.get_running_loop(), 2.0, end=ended.append, last_resort=False, lag=late.append):
+        await eventually(lambda: late)
+        blocked(0.4)
+        await eventually(lambda: max(late) > 0.25)
 
     assert min(late) >= 0
     assert not ended
