@@ -95,9 +95,7 @@ async def make_plan(
     Nothing is changed.
     """
     entities: tuple[Exchange | Queue, ...] = (*topology.exchanges, *topology.queues)
-    steps = []
-    for entity in entities:
-        steps.append(_step(entity, await broker.probe(entity)))
+    steps = [_step(entity, await broker.probe(entity)) for entity in entities]
     unbound = None if bound is None else _unbound(topology, bound)
     return TopologyPlan(tuple(steps), len(topology.bindings), unbound)
 

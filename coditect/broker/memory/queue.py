@@ -170,6 +170,8 @@ class MemoryQueue:
         """
         self.declared = declared
         self._bounded = declared.bounded
+        self._most = inf if declared.max_length is None else declared.max_length
+        self._most_bytes = inf if declared.max_length_bytes is None else declared.max_length_bytes
         self._give_up = give_up
         self._expire = expire
         self._seeded = seeded
@@ -207,14 +209,6 @@ class MemoryQueue:
         if self.declared.type is QueueType.QUORUM:
             counted = [*self._ready, *self._in_hand.values()]
         return len(counted) >= self._most or _bytes(counted) >= self._most_bytes
-
-    @property
-    def _most(self) -> float:
-        return inf if self.declared.max_length is None else self.declared.max_length
-
-    @property
-    def _most_bytes(self) -> float:
-        return inf if self.declared.max_length_bytes is None else self.declared.max_length_bytes
 
     def put(self, message: Message, *, exchange: str, routing_key: str) -> bool:
         """Add a message; return False if a full queue refuses it; `drops_oldest` queues dead-letter their oldest."""
