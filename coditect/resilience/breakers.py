@@ -21,7 +21,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from itertools import islice
 from math import inf
@@ -231,8 +231,8 @@ class CircuitBreaker:
 
     def _tell_trip(self) -> None:
         if self._keeper is not None:
-            keeper, declared, reason = self._keeper, self.declared, self.reason
-            keeper.background(self, lambda: keeper.trip(declared, reason))
+            reset_ms = max(1, round(1000 * self.declared.reset_seconds))
+            self._keeper.report(self, Verb.BREAKER_TRIP, reset_ms=reset_ms, reason=self.reason)
 
     # -- probes -----------------------------------------------------------------------------------------
 
@@ -272,7 +272,7 @@ class CircuitBreaker:
         """
         if self._keeper is None or not self._fleet_knows:
             return 0
-        state = await self._keeper.permit(self.declared)
+        state = await self._keeper.ask(Verb.BREAKER_PERMIT, self.declared.name)
         if state is None:
             return 0
         self.adopt(state)
@@ -311,8 +311,8 @@ class CircuitBreaker:
             self._due = self.now() + self.declared.reset_seconds
             self._tell_change()
         if permit and self._keeper is not None:
-            keeper, declared = self._keeper, self.declared
-            keeper.background(self, lambda: keeper.decide(declared, permit, succeeded=succeeded))
+            reason = "a probe succeeded" if succeeded else "a probe failed"
+            self._keeper.report(self, Verb.BREAKER_DECIDE, permit=permit, succeeded=succeeded, reason=reason)
         elif not succeeded and not self._fleet_knows:
             self._tell_trip()
 
@@ -370,10 +370,6 @@ class CircuitBreaker:
             reason=self.reason,
             fix=BREAKER_OPEN_FIX,
         )
-
-
-Request = Callable[[], Awaitable[BreakerState | None]]
-"""A function that sends one request about a breaker; it returns the breaker's state in the fleet, or None."""
 
 
 class Breakers:
@@ -460,37 +456,23 @@ class Breakers:
 
     # -- the keeper of each breaker ---------------------------------------------------------------------
 
-    async def trip(self, declared: Breaker, reason: str) -> BreakerState | None:
-        """Report that a breaker opened in this process; return its state in the fleet, None without an answer."""
-        reset_ms = max(1, round(1000 * declared.reset_seconds))
-        return await self._ask(Verb.BREAKER_TRIP, declared, reset_ms=reset_ms, reason=reason)
-
-    async def permit(self, declared: Breaker) -> BreakerState | None:
-        """Ask to make a breaker's next probe (a trial call); return its state, with a permit if granted, or None."""
-        return await self._ask(Verb.BREAKER_PERMIT, declared)
-
-    async def decide(self, declared: Breaker, permit: int, *, succeeded: bool) -> BreakerState | None:
-        """Tell the control plane whether a probe succeeded; return the breaker's state then, None without an answer."""
-        reason = "a probe succeeded" if succeeded else "a probe failed"
-        return await self._ask(Verb.BREAKER_DECIDE, declared, permit=permit, succeeded=succeeded, reason=reason)
-
-    def background(self, breaker: CircuitBreaker, request: Request) -> None:
+    def report(self, breaker: CircuitBreaker, verb: Verb, **body: Any) -> None:
         """Send a request about a breaker to the control plane in the background; apply the answer to the breaker."""
-        self._background.start(_adopted(breaker, request), name=f"breaker {breaker.declared.name}")
 
-    async def _ask(self, verb: Verb, declared: Breaker, **body: Any) -> BreakerState | None:
+        async def adopt() -> None:
+            if (state := await self.ask(verb, breaker.declared.name, **body)) is not None:
+                breaker.adopt(state)
+
+        self._background.start(adopt(), name=f"breaker {breaker.declared.name}")
+
+    async def ask(self, verb: Verb, breaker: str, **body: Any) -> BreakerState | None:
+        """Send a request about a breaker, and return the breaker's state in the fleet; None without an answer."""
         try:
             answer = await self._control.ask(
-                verb, {"name": declared.name, "by": self._name} | body, timeout=BREAKER_ANSWER_SECONDS
+                verb, {"name": breaker, "by": self._name} | body, timeout=BREAKER_ANSWER_SECONDS
             )
             return BreakerState.read(answer)
         except CoditectError as error:
-            facts = {"breaker": declared.name, "request": verb.value, "reason": str(error)}
+            facts = {"breaker": breaker, "request": verb.value, "reason": str(error)}
             log.info("The control plane does not keep a breaker; the process decides alone", extra=facts)
             return None
-
-
-async def _adopted(breaker: CircuitBreaker, request: Request) -> None:
-    state = await request()
-    if state is not None:
-        breaker.adopt(state)
