@@ -259,7 +259,7 @@ class SimulatedNemesis:
     async def _delete_an_exchange(self, _: Strangers) -> None:
         """Delete an exchange with all of its bindings, which their owners must declare again."""
         self._begin("cut", "broker", "exchange.delete")
-        self._fleet.server.delete_exchange(self._seeded.choice(EXCHANGES))
+        self._fleet.server.exchanges.delete(self._seeded.choice(EXCHANGES))
         self._note(Type.OK, "cut", "broker")
 
     async def _strangers(self, strangers: Strangers) -> None:

@@ -606,7 +606,7 @@ class MemoryBroker:
         """Remove a binding, and do not declare it again after a reconnect; idempotent."""
         await self._answered()
         self._topology = self._topology.without_binding(binding)
-        self._server.unbind(binding)
+        self._server.exchanges.unbind(binding)
 
     async def delete_queue(self, queue: str, *, if_empty: bool = False, classic: bool = False) -> None:
         """Delete a queue with its messages and bindings; idempotent. With `if_empty`, keep one with ready messages."""

@@ -456,41 +456,21 @@ class Hand:
 class MemoryDelivery:
     """The in-memory implementation of the interface `Delivery`."""
 
-    __slots__ = ("_hand", "_queue", "_returns", "_stored", "_subscription", "lost", "message")
-
     def __init__(self, hand: Hand, stored: Stored, queue: MemoryQueue, subscription: QueueSubscription | None) -> None:
         self._hand = hand
         self._stored = stored
-        self._returns = stored.returns
         self._queue = queue
         self._subscription = subscription
+        self.queue = queue.declared.name
+        """The name of the queue that delivered the message."""
+        self.exchange, self.routing_key = stored.exchange, stored.routing_key
+        """The exchange and the routing key with which the message was last published or dead-lettered."""
+        self.redelivered = stored.returns > 0
+        """Whether the broker delivered the message before."""
+        self.delivery_count = stored.returns if queue.declared.type is QueueType.QUORUM else 0
+        """The number of the message's returns to its quorum queue; 0 for a classic queue, which does not count."""
         self.lost = False
         self.message = _counted(stored.message, self.delivery_count)
-
-    @property
-    def queue(self) -> str:
-        """The name of the queue that delivered the message."""
-        return self._queue.declared.name
-
-    @property
-    def exchange(self) -> str:
-        """The exchange to which the message was last published or dead-lettered."""
-        return self._stored.exchange
-
-    @property
-    def routing_key(self) -> str:
-        """The routing key with which the message was last published or dead-lettered."""
-        return self._stored.routing_key
-
-    @property
-    def redelivered(self) -> bool:
-        """Tell whether the broker delivered the message before."""
-        return self._returns > 0
-
-    @property
-    def delivery_count(self) -> int:
-        """The number of the message's returns to its quorum queue; 0 for a classic queue, which does not count."""
-        return self._returns if self._queue.declared.type is QueueType.QUORUM else 0
 
     def ack(self) -> None:
         """Ack the delivery as done; without effect when it is settled already."""

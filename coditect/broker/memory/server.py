@@ -241,7 +241,7 @@ class MemoryServer:
         self._seeded = seeded
         self.context = copy_context()
         """The context variables in which the broker's own timers run."""
-        self._exchanges = Exchanges()
+        self.exchanges = Exchanges()
         self._queues: dict[str, MemoryQueue] = {}
         self._sessions: list[Session] = []
         self._held: list[tuple[Session, RoutedMessage, asyncio.Future[RouteVerdict]]] = []
@@ -275,7 +275,7 @@ class MemoryServer:
         if lose_messages:
             for name in tuple(self._queues):
                 self.delete_queue(name)
-            self._exchanges = Exchanges()
+            self.exchanges = Exchanges()
         self._running, self._alarm = True, False
         for queue in self._queues.values():
             queue.resume()
@@ -329,7 +329,7 @@ class MemoryServer:
 
     def _led_to(self, publication: RoutedMessage) -> tuple[str, ...]:
         keys = routing_keys(publication.message, publication.routing_key)
-        return self._exchanges.route(publication.exchange, keys, self._queues)
+        return self.exchanges.route(publication.exchange, keys, self._queues)
 
     def lose_next_confirms(self, count: int) -> None:
         """Take the next `count` messages, but answer each publish with LOST, as if the connection had broken."""
@@ -394,12 +394,12 @@ class MemoryServer:
             NotFound: when the exchange or queue of a binding is missing.
         """
         for exchange in topology.exchanges:
-            self._exchanges.declare(exchange)
+            self.exchanges.declare(exchange)
         for queue in topology.queues:
             self._declare_queue(queue)
         for binding in topology.bindings:
             self.queue(binding.queue)
-            self._exchanges.bind(binding)
+            self.exchanges.bind(binding)
 
     def restore_all(self) -> None:
         """Make every connected process declare its exchanges, queues and bindings again; log a failure, and go on.
@@ -411,14 +411,6 @@ class MemoryServer:
                 session.declare()
             except CoditectError as error:
                 log.info("A process cannot make again what it declared", extra={"reason": str(error)})
-
-    def delete_exchange(self, name: str) -> None:
-        """Delete an exchange with its bindings; idempotent."""
-        self._exchanges.delete(name)
-
-    def unbind(self, binding: Binding) -> None:
-        """Remove a binding between a queue and an exchange; idempotent."""
-        self._exchanges.unbind(binding)
 
     def _declare_queue(self, queue: Queue) -> None:
         known = self._queues.get(queue.name)
@@ -450,7 +442,7 @@ class MemoryServer:
         """Delete a queue with its messages and bindings; idempotent."""
         queue = self._queues.pop(name, None)
         if queue is not None:
-            self._exchanges.unbind_queue(name)
+            self.exchanges.unbind_queue(name)
             queue.close()
 
     # Messages
@@ -507,7 +499,7 @@ class MemoryServer:
         )
         exchange = queue.dead_letter_exchange or DEFAULT
         try:
-            names = self._exchanges.route(exchange, routing_keys(message, key), self._queues)
+            names = self.exchanges.route(exchange, routing_keys(message, key), self._queues)
         except NotFound:
             return False
         onward = tuple(name for name in names if not is_cycle(message.headers, name, reason))
@@ -516,19 +508,14 @@ class MemoryServer:
         return bool(onward) and self._put(RoutedMessage(message, exchange, key), onward)
 
 
+_TEXTS = ("message_id", "correlation_id", "reply_to", "type", "content_type", "app_id")
+
+
 def _on_the_wire(publication: RoutedMessage) -> RoutedMessage:
     message = publication.message
     carried_text(publication.routing_key)
-    message = replace(
-        message,
-        headers=carried(message.headers),
-        message_id=carried_text(message.message_id),
-        correlation_id=carried_text(message.correlation_id),
-        reply_to=carried_text(message.reply_to),
-        type=carried_text(message.type),
-        content_type=carried_text(message.content_type),
-        app_id=carried_text(message.app_id),
-    )
+    texts: dict[str, Any] = {name: carried_text(getattr(message, name)) for name in _TEXTS}
+    message = replace(message, headers=carried(message.headers), **texts)
     return replace(publication, message=message)
 
 

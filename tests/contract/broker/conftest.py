@@ -48,10 +48,10 @@ class _ByHand:
         self._server = server
 
     async def delete_exchange(self, name: str) -> None:
-        self._server.delete_exchange(name)
+        self._server.exchanges.delete(name)
 
     async def unbind(self, binding: Binding) -> None:
-        self._server.unbind(binding)
+        self._server.exchanges.unbind(binding)
 
 
 class _ByAmqp:

@@ -64,7 +64,7 @@ async def test_a_broker_without_its_exchange_is_no_control_plane_and_not_an_unkn
 ) -> None:
     monkeypatch.setattr(control_plane, "GRACE_SECONDS", 0.0)
     async with MemoryBroker(server := MemoryServer()) as broker, Client(broker) as client:
-        server.delete_exchange(routing.CONTROL)
+        server.exchanges.delete(routing.CONTROL)
 
         with pytest.raises(ControlPlaneRequired, match="No control plane is there"):
             await client.workflows.get("no-such").state()

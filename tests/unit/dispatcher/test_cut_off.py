@@ -222,7 +222,7 @@ async def test_shard_that_is_given_up_while_it_opens_is_listened_to_by_its_next_
 async def test_exchange_that_is_gone_keeps_no_shard_from_being_opened(scene: Scene) -> None:
     ada, bob = scene.posts
     for exchange in (routing.RESULTS, routing.CONTROL):
-        scene.fleet.server.delete_exchange(exchange)
+        scene.fleet.server.exchanges.delete(exchange)
 
     ada.part("broker")
 
