@@ -303,23 +303,22 @@ PRODUCER, CONSUMER = SpanKind.PRODUCER, SpanKind.CONSUMER
 @lru_cache(maxsize=4096)
 def _sent_to(exchange: str, routing_key: str) -> tuple[str, Attributes]:
     name = f"{exchange}:{routing_key}" if routing_key else exchange
-    return f"publish {name}", {
-        "messaging.system": "rabbitmq",
-        "messaging.operation.name": "publish",
-        "messaging.operation.type": "send",
-        "messaging.destination.name": name,
-        "messaging.rabbitmq.destination.routing_key": routing_key,
-    }
+    return f"publish {name}", _messaging("publish", "send", name, routing_key)
 
 
 @lru_cache(maxsize=4096)
 def _processed_from(exchange: str, routing_key: str, queue: str) -> tuple[str, Attributes]:
     name = ":".join(dict.fromkeys(part for part in (exchange, routing_key, queue) if part))
-    return f"process {exchange if exchange == routing.AGENTS else name}", {
+    span = f"process {exchange if exchange == routing.AGENTS else name}"
+    return span, _messaging("process", "process", name, routing_key)
+
+
+def _messaging(operation: str, operation_type: str, destination: str, routing_key: str) -> Attributes:
+    return {
         "messaging.system": "rabbitmq",
-        "messaging.operation.name": "process",
-        "messaging.operation.type": "process",
-        "messaging.destination.name": name,
+        "messaging.operation.name": operation,
+        "messaging.operation.type": operation_type,
+        "messaging.destination.name": destination,
         "messaging.rabbitmq.destination.routing_key": routing_key,
     }
 
