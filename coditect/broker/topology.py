@@ -317,8 +317,7 @@ def inbox_binding(agent_id: AgentId) -> Binding:
 
 def reply_queue(name: str) -> Topology:
     """Return one process's reply queue, which survives broker restarts and expires 10 min after its last use."""
-    queue = Queue(name, QueueType.CLASSIC, expires_ms=REPLY_EXPIRES_MS)
-    return Topology((), (queue,), (Binding(routing.REPLIES, name, name),))
+    return _bound(Queue(name, QueueType.CLASSIC, expires_ms=REPLY_EXPIRES_MS), routing.REPLIES, name)
 
 
 def event_queue(name: str, patterns: tuple[str, ...]) -> Topology:
@@ -327,7 +326,7 @@ def event_queue(name: str, patterns: tuple[str, ...]) -> Topology:
     A refusal of the newest event would nack the publish, and a repetition would reach the other subscribers twice.
     """
     queue = Queue(name, QueueType.CLASSIC, expires_ms=MAILBOX_EXPIRES_MS, max_length=10_000, drops_oldest=True)
-    return Topology((), (queue,), tuple(Binding(routing.EVENTS, name, pattern) for pattern in patterns))
+    return _bound(queue, routing.EVENTS, *patterns)
 
 
 def trigger_queue(name: str, pattern: str) -> Topology:
@@ -343,7 +342,7 @@ def trigger_queue(name: str, pattern: str) -> Topology:
         max_length=MOST_TRIGGER_EVENTS,
         drops_oldest=True,
     )
-    return Topology((), (queue,), (Binding(routing.EVENTS, name, pattern),))
+    return _bound(queue, routing.EVENTS, pattern)
 
 
 def webhook_queue(name: str, patterns: tuple[str, ...]) -> Topology:
@@ -352,7 +351,7 @@ def webhook_queue(name: str, patterns: tuple[str, ...]) -> Topology:
     Publishers of events are never refused: of more than ten thousand events the oldest are dropped.
     """
     queue = Queue(name, QueueType.CLASSIC, max_length=MOST_WEBHOOK_EVENTS, drops_oldest=True)
-    return Topology((), (queue,), tuple(Binding(routing.EVENTS, name, pattern) for pattern in patterns))
+    return _bound(queue, routing.EVENTS, *patterns)
 
 
 def notices() -> Topology:
@@ -406,14 +405,17 @@ def _results_queue(shard: int) -> Topology:
     the disk, and confirms it when it is on the disk or acked, which the consumer does when the ledger has it.
     """
     name = routing.results_queue(shard)
-    queue = replace(_dispatchers_queue(name), dead_letter_exchange=routing.UNROUTED)
-    queue = replace(queue, dead_letter_routing_key=name)
-    return Topology((), (queue,), (Binding(routing.RESULTS, name, str(shard)),))
+    queue = replace(_dispatchers_queue(name), dead_letter_exchange=routing.UNROUTED, dead_letter_routing_key=name)
+    return _bound(queue, routing.RESULTS, str(shard))
 
 
 def _requests_queue(name: str, key: str) -> Topology:
     """Return a queue of clients' requests, without dead letters, since clients repeat their requests."""
-    return Topology((), (_dispatchers_queue(name),), (Binding(routing.CONTROL, name, key),))
+    return _bound(_dispatchers_queue(name), routing.CONTROL, key)
+
+
+def _bound(queue: Queue, exchange: str, *keys: str) -> Topology:
+    return Topology((), (queue,), tuple(Binding(exchange, queue.name, key) for key in keys))
 
 
 def _dispatchers_queue(name: str) -> Queue:

@@ -133,29 +133,17 @@ async def apply_topology(broker: PlannedBroker, topology: Topology) -> TopologyP
 
 def export_definitions(topology: Topology, *, vhost: str = "/") -> dict[str, object]:
     """Return exchanges, queues and bindings as a JSON-ready document for ``rabbitmqctl import_definitions``."""
+    kept = {"durable": True, "auto_delete": False}
     return {
         "vhosts": [{"name": vhost}],
         "exchanges": [
-            {
-                "name": exchange.name,
-                "vhost": vhost,
-                "type": exchange.type.value,
-                "durable": True,
-                "auto_delete": False,
-                "internal": False,
-                "arguments": exchange.arguments,
-            }
+            {"name": exchange.name, "vhost": vhost, "type": exchange.type.value}
+            | kept
+            | {"internal": False, "arguments": exchange.arguments}
             for exchange in topology.exchanges
         ],
         "queues": [
-            {
-                "name": queue.name,
-                "vhost": vhost,
-                "durable": True,
-                "auto_delete": False,
-                "arguments": queue.arguments,
-            }
-            for queue in topology.queues
+            {"name": queue.name, "vhost": vhost} | kept | {"arguments": queue.arguments} for queue in topology.queues
         ],
         "bindings": [
             {
