@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Iterator
 from contextlib import suppress
 from functools import partial
 from itertools import chain
-from typing import Self
+from typing import Any, Self
 from weakref import WeakValueDictionary
 
 from coditect.blobs import NO_BLOBS, Blobs, whole
@@ -392,19 +392,14 @@ class PartReader:
         elif error is not None:
             raise error
 
-    def _wake(self, _: object = None) -> None:
+    def _wake(self) -> None:
         if self._turn is not None and not self._turn.done():
             self._turn.set_result(None)
 
     async def _woken(self, reply: asyncio.Future[Outcome], seconds: float) -> None:
-        loop = asyncio.get_running_loop()
-        self._turn = loop.create_future()
-        timer = loop.call_later(seconds, self._wake)
-        if not reply.done():
-            reply.add_done_callback(self._wake)
+        self._turn = asyncio.get_running_loop().create_future()
+        waits: list[asyncio.Future[Any]] = [self._turn] if reply.done() else [self._turn, reply]
         try:
-            await self._turn
+            await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._turn = None
-            timer.cancel()
-            reply.remove_done_callback(self._wake)

@@ -58,9 +58,9 @@ class Stage:
 
     async def close_consuming_channel(self) -> None:
         """406: the broker knows no such delivery. The acks under way must not end the connection, too."""
-        channel = self.broker._groups[""]._channel
+        channel = self.broker._groups[""]._open
         if channel is not None:
-            await channel.basic_ack(2**62)
+            await channel.channel.basic_ack(2**62)
 
     async def close_publishing_channel(self) -> None:
         with pytest.raises(NotFound):

@@ -14,7 +14,6 @@ from itertools import count, cycle
 from typing import TypeVar
 
 from aiormq.abc import AbstractConnection
-from aiormq.channel import Channel
 from pamqp.commands import Basic
 
 from coditect.aio.supervisor import Backoff, Supervisor
@@ -179,16 +178,13 @@ class Group:
     @property
     def opened(self) -> bool:
         """Tell whether the group's channel is open."""
-        return self._channel is not None
+        return self._open is not None
 
     @property
-    def _channel(self) -> Channel | None:
-        """The group's aiormq channel; None while it is not open."""
-        return (
-            None
-            if self._consumer_channel is None or self._consumer_channel.channel.is_closed
-            else self._consumer_channel.channel
-        )
+    def _open(self) -> ConsumerChannel | None:
+        """The group's channel; None while it is not open."""
+        held = self._consumer_channel
+        return None if held is None or held.channel.is_closed else held
 
     async def restore(self, connection: AbstractConnection) -> None:
         """Open the group's channel and start all its consumers on a new connection.
@@ -225,7 +221,7 @@ class Group:
             await other.subscribe(subscription)
 
     async def _add(self, subscription: Subscription) -> None:
-        if self._channel is None:
+        if not self.opened:
             await self._reopen()
         self.subscriptions.add(subscription)
         subscription.group = self
@@ -245,10 +241,11 @@ class Group:
             self.subscriptions.discard(subscription)
             self._end_if_empty()
             tag, subscription.tag = subscription.tag, None
-            if tag is None or self._consumer_channel is None or not self.opened:
+            consumer_channel = self._open
+            if tag is None or consumer_channel is None:
                 return
             with tolerating_loss("A consumer ended with its channel"):
-                await self._consumer_channel.cancel(tag)
+                await consumer_channel.cancel(tag)
 
     def _end_if_empty(self, *, after: float = 0.0) -> None:
         """End a group that has a parent, and neither consumers nor moved queues, once its deliveries are settled."""
@@ -272,20 +269,19 @@ class Group:
     async def renew(self, subscription: Subscription) -> None:
         """Start a consumer again on the same channel, after canceling it there if it is still registered."""
         async with self._lock:
-            if subscription.canceled or subscription not in self.subscriptions:
-                return
-            if self._consumer_channel is None or not self.opened:
+            consumer_channel = self._open
+            if subscription.canceled or subscription not in self.subscriptions or consumer_channel is None:
                 return
             if subscription.tag is not None:
-                await self._consumer_channel.cancel(subscription.tag)
+                await consumer_channel.cancel(subscription.tag)
                 subscription.deafen()
             await self._start_in_time(subscription)
 
     async def close(self) -> None:
         """Write the buffered settlements, and close the channel; unsettled deliveries return to their queues."""
         self._connection = None
-        consumer_channel = self._consumer_channel
-        if consumer_channel is None or not self.opened:
+        consumer_channel = self._open
+        if consumer_channel is None:
             return
         with tolerating_loss("Closing a lost channel failed"):
             async with asyncio.timeout(CHANNEL_CALL_SECONDS):
@@ -445,17 +441,17 @@ class Group:
                 self._keep_resubscribing(subscription)
 
     def _keep_resubscribing(self, subscription: Subscription) -> None:
-        channel = self._channel
+        channel = self._open
 
         def is_over() -> bool:
             """Tell whether the consumer is active or canceled, or its channel is closed or replaced by another."""
-            return subscription.canceled or subscription.tag is not None or channel is not self._channel
+            return subscription.canceled or subscription.tag is not None or channel is not self._open
 
         if channel is not None:
             work = partial(self._resubscribe, subscription, channel)
             self._background.keep(work, name=f"resubscribe {subscription.queue}", critical=True, until=is_over)
 
-    async def _resubscribe(self, subscription: Subscription, channel: Channel) -> None:
+    async def _resubscribe(self, subscription: Subscription, consumer_channel: ConsumerChannel) -> None:
         """Try until it succeeds, every 0.3 s and later every 2 s, to redeclare and consume a lost queue.
 
         Only a queue that the process declared before is declared again. The work ends, too, when the consumer is
@@ -465,13 +461,14 @@ class Group:
             if subscription.canceled or subscription.tag is not None or canceled_by_us():
                 return
             await asyncio.sleep(RESUBSCRIBE_BACKOFF.pause(tries))
-            if channel is not self._channel:
+            if consumer_channel is not self._open:
                 return
+            connection = consumer_channel.channel.connection
             try:
                 async with self._rabbit.retries:
-                    found = await self._exists(subscription.queue, channel.connection)
-                    await self._declare_again(channel.connection, subscription.queue)
-                    found = found or await self._exists(subscription.queue, channel.connection)
+                    found = await self._exists(subscription.queue, connection)
+                    await self._declare_again(connection, subscription.queue)
+                    found = found or await self._exists(subscription.queue, connection)
                 if found:
                     await self.renew(subscription)
             except asyncio.CancelledError:

@@ -22,9 +22,9 @@ WARNING = "A consumer was deaf; subscribing again"
 
 async def make_deaf(broker: AmqpBroker, subscription: object, group: str = "") -> None:
     """Ends the consumer on the wire, behind the adapter's back."""
-    channel = broker._groups[group]._channel
+    channel = broker._groups[group]._open
     assert isinstance(subscription, Subscription) and subscription.tag and channel
-    await channel.basic_cancel(subscription.tag)
+    await channel.channel.basic_cancel(subscription.tag)
 
 
 async def test_consumer_that_the_broker_does_not_know_is_subscribed_again_within_two_looks(

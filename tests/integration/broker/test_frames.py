@@ -127,9 +127,9 @@ async def test_trap_6_end_of_a_channel_amid_acks_leaves_the_connection_and_its_n
     for turn in range(5):
         publishes = [publish(scene.observer, busy, f"m-{turn}-{number}") for number in range(300)]
         await eventually(lambda turn=turn: f"m-{turn}-20" in taken)  # type: ignore[misc]
-        channel = broker._groups["busy"]._channel
+        channel = broker._groups["busy"]._open
         assert channel is not None
-        await channel.basic_ack(2**62)
+        await channel.channel.basic_ack(2**62)
         await asyncio.gather(*publishes)
         await eventually(lambda turn=turn: f"m-{turn}-299" in taken and len(lost) > turn)  # type: ignore[misc]
 

@@ -66,9 +66,9 @@ async def test_consumers_go_on_when_their_channel_is_closed_and_those_of_another
 
 async def _break_channel(broker: AmqpBroker, group: str) -> None:
     """406: the broker knows no such delivery."""
-    channel = broker._groups[group]._channel
+    channel = broker._groups[group]._open
     assert channel is not None
-    await channel.basic_ack(999_999)
+    await channel.channel.basic_ack(999_999)
 
 
 async def test_channel_that_nobody_reads_holds_up_no_other(scene: Scene, broker: AmqpBroker) -> None:

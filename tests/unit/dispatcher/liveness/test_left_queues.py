@@ -11,6 +11,7 @@ import pytest
 from coditect.broker.management import ManagementUnavailable
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.memory.queue import DEAD_LETTER_RETRY_SECONDS
+from coditect.broker.memory.server import Exchanges
 from coditect.broker.topology import (
     MAILBOX_EXPIRES_MS,
     Binding,
@@ -401,17 +402,17 @@ async def test_noted_instant_is_forgotten_when_its_agent_is_back_and_renewed_whe
 async def test_inbox_is_unbound_before_the_mailbox_goes(
     watch: Watch, killed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    steps, unbind, delete = list[tuple[str, str]](), MemoryServer.unbind, MemoryServer.delete_queue
+    steps, unbind, delete = list[tuple[str, str]](), Exchanges.unbind, MemoryServer.delete_queue
 
-    def unbound(server: MemoryServer, binding: Binding) -> None:
+    def unbound(exchanges: Exchanges, binding: Binding) -> None:
         steps.append(("unbind", binding.queue))
-        unbind(server, binding)
+        unbind(exchanges, binding)
 
     def deleted(server: MemoryServer, queue: str) -> None:
         steps.append(("delete", queue))
         delete(server, queue)
 
-    monkeypatch.setattr(MemoryServer, "unbind", unbound)
+    monkeypatch.setattr(Exchanges, "unbind", unbound)
     monkeypatch.setattr(MemoryServer, "delete_queue", deleted)
     await watch.dispatcher(evict=watch.fleet.server)
     await watch.fleet.advance("2s")
