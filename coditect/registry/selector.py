@@ -120,21 +120,25 @@ class Selector:
             return Pick(pin)
         if strategy is None and wanted is ANYTHING and (capability in self.plain or self._registry is None):
             return None
-        strategy = _asked(strategy, wanted)
-        if strategy is None:
-            return self._follow(capability, body, wanted)
-        known = await self._fresh(capability)
-        shared = strategy is Strategy.ROUND_ROBIN and known.records
-        turn = await self._turn(capability) if shared else self._next_turn(capability)
-        return self._choose(known, strategy, known.kind(capability, strategy, body), turn, wanted)
-
-    def _follow(self, capability: str, body: bytes | None, wanted: Wanted) -> Pick | None:
-        """Select an agent by the strategy that a capability declares and cached facts; None lets the broker choose."""
-        known = self._remembered(capability)
-        if known is None or known.asked is None:
+        asked = _asked(strategy, wanted)
+        found = await self._known_and_strategy(capability, asked)
+        if found is None:
             return None
-        kind = known.kind(capability, known.asked, body)
-        return self._choose(known, known.asked, kind, self._next_turn(capability), wanted)
+        known, strategy = found
+        shared = asked is Strategy.ROUND_ROBIN and known.records
+        turn = await self._turn(capability) if shared else self._next_turn(capability)
+        kind, chance = known.kind(capability, strategy, body), self._clock.chance()
+        record = choose(known.records.values(), strategy, kind, turn=turn, chance=chance, wanted=wanted)
+        return None if record is None else known.give(record.agent_id)
+
+    async def _known_and_strategy(self, capability: str, asked: Strategy | None) -> tuple[Known, Strategy] | None:
+        """Return cached entries and a strategy: the one that a call asks for, with fresh entries, or the capability's.
+
+        None lets the broker choose.
+        """
+        known = self._remembered(capability) if asked is None else await self._fresh(capability)
+        strategy = asked or (None if known is None else known.asked)
+        return None if known is None or strategy is None else (known, strategy)
 
     def batch(
         self, capability: str, strategy: Strategy | None, wanted: Wanted, *, pin: AgentId | None = None, many: int
@@ -151,19 +155,14 @@ class Selector:
         The tasks are taken to be of the kind of the first one, which has the given body. By features of their inputs
         they differ, so then an agent is selected for that one alone.
         """
-        known = self._remembered(capability) if strategy is None else await self._fresh(capability)
-        strategy = strategy or (known.asked if known is not None else None)
-        if known is None or strategy is None:
+        found = await self._known_and_strategy(capability, strategy)
+        if found is None:
             return None
+        known, strategy = found
         kind = known.kind(capability, strategy, body)
         many = 1 if strategy is Strategy.PREDICTIVE and known.features else many
         turn = self._next_turn(capability, many)
         return known, assign(known.records.values(), many, strategy, kind, turn=turn, wanted=wanted)
-
-    def _choose(self, known: Known, strategy: Strategy, kind: TaskKind, turn: int, wanted: Wanted) -> Pick | None:
-        records, chance = known.records.values(), self._clock.chance()
-        record = choose(records, strategy, kind, turn=turn, chance=chance, wanted=wanted)
-        return None if record is None else known.give(record.agent_id)
 
     # -- what is known ----------------------------------------------------------------------------------
 
@@ -269,22 +268,15 @@ class SelectionBatch:
         """Return the agent for the next task, whose input is `body` or in a blob; None leaves it to the broker."""
         if self._pinned is not None:
             return self._pinned
-        if not self._picks or (self._known is not None and self._outdated(self._known, body)):
-            await self._refill(body)
+        kind = task_kind(self._capability, None if body is None else len(body))
+        stale = self._known is not None and (self._known.age >= FRESH_ENTRY_SECONDS or kind != self._kind)
+        if not self._picks or stale:
+            self._kind = kind
+            assigned = await self._select(body)
+            self._known, picks = assigned or (None, (None,) * TASKS_PER_LOOKUP)
+            self._picks = deque(picks)
         agent_id = self._picks.popleft()
         return None if agent_id is None or self._known is None else self._known.give(agent_id)
-
-    def _outdated(self, known: Known, body: bytes | None) -> bool:
-        return known.age >= FRESH_ENTRY_SECONDS or self._kind_of(body) != self._kind
-
-    def _kind_of(self, body: bytes | None) -> TaskKind:
-        return task_kind(self._capability, None if body is None else len(body))
-
-    async def _refill(self, body: bytes | None) -> None:
-        self._kind = self._kind_of(body)
-        assigned = await self._select(body)
-        self._known, picks = assigned or (None, (None,) * TASKS_PER_LOOKUP)
-        self._picks = deque(picks)
 
 
 def _asked(strategy: Strategy | None, wanted: Wanted) -> Strategy | None:
