@@ -49,7 +49,6 @@ _PLAIN = frozenset({type(None), bool})
 _LEAST = -(2**63)
 _MOST = 2**64 - 1
 _encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
-_accept = json.JSONEncoder(allow_nan=False, check_circular=False).encode
 _OTHER_ESCAPE = re.compile(r"\\[^u]")
 _LONE_SURROGATE = re.compile(r"\\u[dD][89abAB]..(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..)\\u[dD][c-fC-F]")
 _MAX_PLACE_CHARS = 500
@@ -156,14 +155,8 @@ def check(value: Any, *, any_keys: bool = False, any_floats: bool = False, sente
 
 def is_plain(value: Any) -> bool:
     """Tell quickly whether JSON can express a value without any conversion; False also where only orjson could tell."""
-    if orjson is None:
-        return False
-    try:
-        if b"null" in orjson.dumps(value):
-            _accept(value)  # orjson writes null for NaN, too
-    except (TypeError, ValueError, RecursionError):
-        return False
-    return True
+    written = dumps_plain(value)
+    return written is not None and (b"null" not in written or _agrees(value))
 
 
 def check_text(body: bytes) -> None:
