@@ -287,13 +287,9 @@ class ContentAssembler:
             if len(payload) > self._missing:
                 raise FramingError(f"a body of {len(payload)} bytes where {self._missing} are due")
             self._missing -= len(payload)
-            if self._missing > 0:
-                self._parts.append(payload)
-            elif self._parts:
-                self._parts.append(payload)
-                self._complete(b"".join(self._parts))
-            else:
-                self._complete(payload)
+            self._parts.append(payload)
+            if not self._missing:
+                self._complete(b"".join(self._parts))  # of a single part, no copy
         return True
 
     def take_message(self, data: bytes, at: int, header_at: int, channel: int) -> int:
