@@ -211,32 +211,21 @@ class LoopThread:
                 raise self._refusal() from error
             raise
 
-    def start(self, work: Coroutine[Any, Any, object]) -> None:
-        """Start a coroutine on the thread's loop without waiting; close it unrun unless the `LoopThread` is open."""
-        if self._usable:
-            self._hand_over(work)
-        else:
-            work.close()
-
-    @property
-    def _usable(self) -> bool:
-        return self._life.ours and self._life.opened.done() and not self._closed
+    def start(self, work: Coroutine[Any, Any, T]) -> Future[T] | None:
+        """Start a coroutine on the thread's loop without waiting; close it and return None unless the loop is open."""
+        if self._life.ours and self._life.opened.done() and not self._closed:
+            with suppress(RuntimeError):  # the loop has ended
+                return asyncio.run_coroutine_threadsafe(work, self._life.loop)
+        work.close()
+        return None
 
     def _start(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         inside = threading.current_thread() is self._thread
-        future = self._hand_over(work) if self._usable and not inside else None
+        future = None if inside else self.start(work)
         if future is None:
             work.close()
             raise self._refusal()
         return future
-
-    def _hand_over(self, work: Coroutine[Any, Any, T]) -> Future[T] | None:
-        """Schedule a coroutine on the thread's loop; when the loop has ended, close the coroutine and return None."""
-        try:
-            return asyncio.run_coroutine_threadsafe(work, self._life.loop)
-        except RuntimeError:
-            work.close()
-            return None
 
     def _refusal(self) -> SetupError:
         if self._closed:
