@@ -10,7 +10,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
-from typing import Self, TypeVar
+from typing import Concatenate, ParamSpec, Self, TypeVar
 
 from aiormq.abc import AbstractConnection
 from aiormq.exceptions import ChannelNotFoundEntity
@@ -45,6 +45,7 @@ PUBLISH_WINDOW = 500
 WATCH_SECONDS = 4.0
 """The time between two rounds that check all consumers and bindings, so that a lost one is found within 5 s."""
 T = TypeVar("T")
+P = ParamSpec("P")
 
 Connect = Callable[[str, Restore], RabbitConnection]
 """A factory of connections, from a connection's name and the function that restores what was on it."""
@@ -163,7 +164,7 @@ class AmqpBroker:
         wanted = topology.replicated if self._quorum else topology
         while True:
             try:
-                await self._rarely(partial(self._entities.declare, topology=wanted, lazily=lazily))
+                await self._rarely(self._entities.declare, wanted, lazily=lazily)
                 return
             except TopologyMismatch as error:
                 name = entities.entity_of(error)
@@ -222,7 +223,7 @@ class AmqpBroker:
 
     async def get(self, queue: str) -> Delivery | None:
         """Fetch one message of a queue for inspection, as `Broker.get`; None when the queue is empty."""
-        return await self._rarely(lambda connection: self._browsing.get(connection, queue))
+        return await self._rarely(self._browsing.get, queue)
 
     async def release(self) -> None:
         """Put all unsettled messages that `get` fetched back into their queues."""
@@ -230,31 +231,28 @@ class AmqpBroker:
 
     async def stats(self, queue: str) -> QueueStats | None:
         """Return a queue's number of ready messages and number of consumers; None when the queue does not exist."""
-        return await self._rarely(lambda connection: entities.stats(connection, queue))
+        return await self._rarely(entities.stats, queue)
 
     async def _queue_stats(self, queue: str) -> QueueStats | None:
-        return await self._rarely(lambda connection: self._stats_reader.stats(connection, queue))
+        return await self._rarely(self._stats_reader.stats, queue)
 
     async def _end_round(self) -> None:
         """End one round of checks of the consumers, and redeclare bindings, of shared queues only some, at random."""
         channel, consumers = self._stats_reader.end()
-        await self._rarely(lambda connection: self._entities.bind(connection, consumers, channel))
+        await self._rarely(self._entities.bind, consumers, channel)
 
     async def probe(self, entity: Exchange | Queue) -> Probe:
         """Return whether the broker's exchange or queue is as wanted, missing or different; change nothing."""
-        return await self._rarely(lambda connection: entities.probe(connection, entity))
+        return await self._rarely(entities.probe, entity)
 
     async def unbind(self, binding: Binding) -> None:
         """Remove a binding, and do not declare it again, as `Broker.unbind`."""
         self._entities.forget_binding(binding)
-        await self._rarely(lambda connection: entities.unbind(connection, binding))
+        await self._rarely(entities.unbind, binding)
 
     async def delete_queue(self, queue: str, *, if_empty: bool = False, classic: bool = False) -> None:
         """Delete a queue, as `Broker.delete_queue`; without `if_empty`, reconnects no longer declare the queue."""
-        classic = classic and not self._quorum
-        await self._rarely(
-            lambda connection: entities.delete_queue(connection, queue, if_empty=if_empty, classic=classic)
-        )
+        await self._rarely(entities.delete_queue, queue, if_empty=if_empty, classic=classic and not self._quorum)
         if not if_empty:
             self._entities.forget_queue(queue)
 
@@ -263,7 +261,9 @@ class AmqpBroker:
         self._incoming.abort()
         self._outgoing.abort()
 
-    async def _rarely(self, call: Callable[[AbstractConnection], Awaitable[T]]) -> T:
+    async def _rarely(
+        self, call: Callable[Concatenate[AbstractConnection, P], Awaitable[T]], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
         """Make a call, such as a declaration, on the consuming connection; repeat it after a loss, for 15 s in all.
 
         Raises:
@@ -276,7 +276,7 @@ class AmqpBroker:
                     connection = await self._incoming.connection()
                     try:
                         with heeded():
-                            return await call(connection)
+                            return await call(connection, *args, **kwargs)
                     except asyncio.CancelledError as error:
                         if canceled_by_us():
                             raise
