@@ -1,20 +1,6 @@
 """The names of exchanges, queues and routing keys on the broker, and the rule for reply queues.
 
-::
-
-    coditect.submit      <capability>.<level>   -> tasks.<capability>.<level>
-    coditect.tasks       <capability>.<level>   -> the same; a task that none of them takes -> coditect.unrouted
-    coditect.unrouted    (fanout)               -> unrouted, unrouted.notices
-    coditect.agents      <agent>, mail.<agent>  -> agent.<agent>.tasks, agent.<agent>.mail
-                         next.<agent>           -> agent.<agent>.next
-    coditect.replies     <reply queue>          -> reply.<process>, reply.agent.<chosen id>
-    coditect.retry.after.<ms>  (fanout)         -> retry.after.<ms> -> coditect.retry.back
-    coditect.retry.back  <capability>.<level>   -> retry.back.<capability> -> coditect.tasks
-    coditect.dead        <capability>.<level>   -> dead.<capability>
-    coditect.results     <shard>                -> results.<shard>
-    coditect.control     <shard>, any           -> control.<shard>, control
-    coditect.events      <type of the event>    -> events.<process or part>
-    coditect.broadcast   (fanout)               -> agent.<agent>.mail, events.<dispatcher>
+The table of what leads where stands in `coditect.broker.topology`.
 """
 
 from __future__ import annotations
