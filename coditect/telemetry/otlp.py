@@ -87,13 +87,7 @@ LOUD = (
     "opentelemetry.sdk._shared_internal",
 )
 """The loggers that tell of each batch that could not be sent, and of each span that is dropped."""
-_KINDS = MappingProxyType(
-    {
-        SpanKind.INTERNAL: trace.SpanKind.INTERNAL,
-        SpanKind.PRODUCER: trace.SpanKind.PRODUCER,
-        SpanKind.CONSUMER: trace.SpanKind.CONSUMER,
-    }
-)
+_KINDS = MappingProxyType({kind: trace.SpanKind[kind.name] for kind in SpanKind})
 _SAMPLED, _UNSAMPLED = TraceFlags(TraceFlags.SAMPLED), TraceFlags(TraceFlags.DEFAULT)
 _NO_PARENT = Context()
 _UNSET = Status(StatusCode.UNSET)
