@@ -15,7 +15,7 @@ import ssl
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import aiormq
@@ -26,7 +26,7 @@ from pamqp.header import ProtocolHeader
 from pamqp.heartbeat import Heartbeat
 from yarl import URL
 
-from coditect.aio.supervisor import Backoff
+from coditect.aio.supervisor import Backoff, run_until
 from coditect.broker.port import ServerInfo
 from coditect.broker.rabbitmq.channels import (
     CONNECTION_PARTS,
@@ -283,12 +283,9 @@ class RabbitConnection:
             BrokerUnavailable: when there is none in time, with the reason; retryable.
             SetupError: when the set-up is wrong, with the reason.
         """
-        waits = [asyncio.ensure_future(event.wait()) for event in (self._up, self._hopeless)]
-        try:
-            await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await run_until(self._up, renew=self._hopeless)
         if not self.up:
             raise unreachable(self.address, self.last_error) from self.last_error
 

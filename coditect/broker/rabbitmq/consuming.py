@@ -515,7 +515,9 @@ async def watch_consumers(
             quiet = before == subscription.delivered
             if subscription.active:  # else it is being restored already
                 with _checking():
-                    await _check_consumer(group, subscription, stats, quiet=quiet)
+                    if await _is_deaf(subscription, stats, quiet=quiet):
+                        log.warning("A consumer was deaf; subscribing again", extra={"queue": subscription.queue})
+                        await group.renew(subscription)
         with _checking():
             await end_round()
         seen = {subscription: n for subscription, n in seen.items() if not subscription.canceled}
@@ -527,12 +529,6 @@ def due(consumers: Sequence[T], number: int) -> Sequence[T]:
     To check all 40 queues of an idle dispatcher in every round would be a quarter of its work.
     """
     return consumers if len(consumers) <= FEW_CONSUMERS else consumers[number % CHECK_ROUNDS :: CHECK_ROUNDS]
-
-
-async def _check_consumer(group: Group, subscription: Subscription, stats: ReadStats, *, quiet: bool) -> None:
-    if await _is_deaf(subscription, stats, quiet=quiet):
-        log.warning("A consumer was deaf; subscribing again", extra={"queue": subscription.queue})
-        await group.renew(subscription)
 
 
 def _checking() -> AbstractContextManager[None]:
