@@ -83,6 +83,10 @@ def set_outcome(promise: Promise, error: BaseException | None = None) -> None:
         promise.set_exception(error)
 
 
+ASTRAY_SECONDS = 15.0
+"""The longest time that a publish waits for the process that owns a missing binding to declare it again."""
+ASTRAY_PAUSE_SECONDS = 0.25
+
 OnDelivery = Callable[[Delivery], None]
 """The callback for each delivery, called on the event loop; it must not block and must not raise."""
 

@@ -470,7 +470,10 @@ class MemoryDelivery:
         self.delivery_count = stored.returns if queue.declared.type is QueueType.QUORUM else 0
         """The number of the message's returns to its quorum queue; 0 for a classic queue, which does not count."""
         self.lost = False
-        self.message = _counted(stored.message, self.delivery_count)
+        self.message = stored.message
+        if self.delivery_count:
+            headers = {**stored.message.headers, "x-delivery-count": self.delivery_count}
+            self.message = replace(stored.message, headers=headers)
 
     def ack(self) -> None:
         """Ack the delivery as done; without effect when it is settled already."""
@@ -487,9 +490,3 @@ class MemoryDelivery:
     def give_back(self) -> None:
         """Put the message back into its queue, because the connection was lost or the process released it."""
         self._queue.requeue(self._stored, self._subscription)
-
-
-def _counted(message: Message, count: int) -> Message:
-    if count == 0:
-        return message
-    return replace(message, headers={**message.headers, "x-delivery-count": count})

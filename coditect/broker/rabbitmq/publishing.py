@@ -24,7 +24,7 @@ from functools import lru_cache, partial
 from typing import Any
 
 from coditect.aio.supervisor import Backoff, Supervisor
-from coditect.broker.port import Promise, set_outcome
+from coditect.broker.port import ASTRAY_PAUSE_SECONDS, ASTRAY_SECONDS, Promise, set_outcome
 from coditect.broker.rabbitmq.channels import LOST, canceled_by_us, oversize, refusal
 from coditect.broker.rabbitmq.connection import RabbitConnection
 from coditect.broker.rabbitmq.publisher_channel import (
@@ -298,9 +298,6 @@ async def _give_back(publisher_channel: PublisherChannel) -> None:
 
 _FAILED: tuple[type[BaseException], ...] = (PublishRefused, PublishReturned, *LOST)
 BACKOFF = Backoff(0.01, 0.5)
-ASTRAY_SECONDS = 15.0
-"""The longest time that a publish waits for the process that owns a missing binding to declare it again."""
-ASTRAY_PAUSE_SECONDS = 0.25
 
 
 RestoreRoute = Callable[[str, str, bool], Awaitable[bool]]

@@ -7,8 +7,7 @@ from collections import Counter
 
 import pytest
 
-from coditect.broker.port import Delivery
-from coditect.broker.rabbitmq.publishing import ASTRAY_SECONDS
+from coditect.broker.port import ASTRAY_SECONDS, Delivery
 from coditect.broker.topology import Binding, Topology, base_topology, reply_queue
 from coditect.errors import BrokerUnavailable, CoditectError, Unroutable
 from coditect.model.message import Message

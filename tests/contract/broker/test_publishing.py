@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from coditect.broker.rabbitmq.publishing import ASTRAY_SECONDS
+from coditect.broker.port import ASTRAY_SECONDS
 from coditect.broker.topology import Binding, ExchangeType, QueueType
 from coditect.errors import InvalidTask, NotFound, Overloaded, PublishUnconfirmed, Unroutable
 from coditect.model.message import Message
