@@ -25,7 +25,6 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from itertools import islice
 from math import inf
-from types import TracebackType
 from typing import Any, NoReturn, Self
 
 from coditect.aio.supervisor import Supervisor, happened
@@ -111,9 +110,7 @@ class GuardedCall:
         self._since = breaker.now()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         self.end(error)
 
     def end(self, error: BaseException | None) -> None:
