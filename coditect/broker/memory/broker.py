@@ -16,7 +16,17 @@ from coditect.aio.network import NetworkPath, Way
 from coditect.aio.supervisor import Health, Supervisor
 from coditect.broker.memory.queue import Hand, MemoryDelivery, QueueSubscription, Stored
 from coditect.broker.memory.server import MemoryServer, RoutedMessage, RouteVerdict, Session
-from coditect.broker.port import Consumer, Delivery, OnDelivery, Promise, QueueStats, ServerInfo, set_outcome
+from coditect.broker.port import (
+    ASTRAY_PAUSE_SECONDS,
+    ASTRAY_SECONDS,
+    Consumer,
+    Delivery,
+    OnDelivery,
+    Promise,
+    QueueStats,
+    ServerInfo,
+    set_outcome,
+)
 from coditect.broker.topology import Binding, Topology
 from coditect.errors import (
     BrokerUnavailable,
@@ -38,146 +48,6 @@ NOTICED_SECONDS = 2.0
 """The time after which a process notices that no answers arrive on its open connection, as with RabbitMQ."""
 
 
-class MemoryConnection:
-    """A connection that reconnects by itself; `restore` runs on each new connection, `lost` on each loss.
-
-    `restore` runs before the connection is used.
-    """
-
-    def __init__(
-        self,
-        server: MemoryServer,
-        *,
-        process: str,
-        restore: Callable[[], None],
-        lost: Callable[[], None],
-        declare: Callable[[], None],
-    ) -> None:
-        self.server = server
-        self._restore = restore
-        self._lost = lost
-        self._up = asyncio.Event()
-        self._closed = False
-        self.path = NetworkPath(context=server.context, changed=self._cut_or_healed)
-        """The simulated network path; a cut both ways breaks the connection at once, one way leaves it open."""
-        self.silent = False
-        """Whether the process has noticed that no answers arrive."""
-        self._noticing: asyncio.TimerHandle | None = None
-        self._losses = 0
-        self._context = copy_context()
-        self.session = Session(closed=self._broken, process=process, declare=declare)
-
-    @property
-    def up(self) -> bool:
-        """Tell whether the connection is open and restored."""
-        return self._up.is_set()
-
-    def open(self) -> None:
-        """Connect now, or as soon as the broker accepts connections."""
-        self._context = copy_context()  # whoever breaks the connection, it is ours to stand again
-        self.server.when_up(self._connect)
-
-    def _connect(self) -> None:
-        if self._closed or self.up:
-            return
-        if self.path.cut:
-            self._open_later()
-            return
-        if not self.server.connect(self.session):
-            return
-        try:
-            self._restore()
-        except CoditectError as error:
-            log.warning("The broker's entities cannot be restored yet", extra={"reason": str(error)})
-            self.server.disconnect(self.session)
-            self._open_later()
-        else:
-            self._up.set()
-
-    def _open_later(self) -> None:
-        asyncio.get_running_loop().call_later(RECONNECT_SECONDS, self.open, context=self._context)
-
-    def drop(self) -> None:
-        """Break the connection, as a network fault would, and reconnect."""
-        if self.up:
-            self.server.disconnect(self.session)
-            self._broken()
-
-    def _cut_or_healed(self) -> None:
-        if self._noticing is not None:
-            self._noticing.cancel()
-        self.silent = len(self.path.cut) == len(Way)
-        if self.silent:
-            self.drop()
-        elif self.path.cut:
-            loop = asyncio.get_running_loop()
-            self._noticing = loop.call_later(NOTICED_SECONDS, self._notice, context=self._context)
-
-    def _notice(self) -> None:
-        self.silent = True
-
-    def _broken(self) -> None:
-        self._losses += 1
-        self._up.clear()
-        self._lost()
-        self._open_later()
-
-    def close(self) -> None:
-        """Close the connection for good, without reconnecting."""
-        self._closed = True
-        self._up.clear()
-        self.server.disconnect(self.session)
-
-    async def offer(self, publication: RoutedMessage) -> RouteVerdict:
-        """Publish a message, and return the broker's answer; LOST when the connection broke before the answer.
-
-        Raises:
-            NotFound, SetupError, InvalidTask: as `MemoryServer.offer`.
-        """
-        losses = self._losses
-        await self.path.travel(Way.TO_SERVER)
-        if losses != self._losses:
-            return RouteVerdict.LOST
-        verdict = await asyncio.shield(self.server.offer(self.session, publication))
-        await self.path.travel(Way.TO_CLIENT)
-        return verdict if losses == self._losses else RouteVerdict.LOST
-
-    async def answered(self) -> None:
-        """Wait without limit until the connection is open and a message could reach the broker and come back.
-
-        Raises:
-            BrokerUnavailable: when the connection was closed for good.
-        """
-        await self.opened()
-        for way in Way:
-            await self.path.travel(way)
-        await self.opened()
-
-    async def ready(self) -> None:
-        """Wait without limit until the connection is open and no alarm stops publishes.
-
-        Raises:
-            BrokerUnavailable: when the connection was closed for good.
-        """
-        while not (self.up and self.session.open.is_set()):
-            await self.opened()
-            await self.session.open.wait()
-        self._refuse_closed()
-
-    async def opened(self) -> None:
-        """Wait without limit until the connection is open.
-
-        Raises:
-            BrokerUnavailable: when the connection was closed for good.
-        """
-        self._refuse_closed()
-        await self._up.wait()
-
-    def _refuse_closed(self) -> None:
-        if self._closed:
-            raise BrokerUnavailable("The connection to the broker is closed")
-
-
 RESUBSCRIBE_SECONDS = 0.1
 CONSUMER_CANCEL_SECONDS = 15.0
 
@@ -187,7 +57,8 @@ class MemoryConsumer:
 
     def __init__(
         self,
-        connection: MemoryConnection,
+        server: MemoryServer,
+        path: NetworkPath,
         queue: str,
         on_delivery: OnDelivery,
         *,
@@ -195,7 +66,7 @@ class MemoryConsumer:
         on_lost: Callable[[], None] | None,
         exclusive: bool,
     ) -> None:
-        self._server = connection.server
+        self._server = server
         self.queue = queue
         """The name of the consumed queue."""
         self._on_delivery = on_delivery
@@ -203,7 +74,7 @@ class MemoryConsumer:
         """The number of the consumer's deliveries that may be unsettled at once."""
         self._on_lost = on_lost
         self._exclusive = exclusive
-        self._hand = Hand(connection.path)
+        self._hand = Hand(path)
         self._subscription: QueueSubscription | None = None
         self._retry: asyncio.TimerHandle | None = None
         """The timer of the next attempt to subscribe again."""
@@ -310,9 +181,6 @@ class MemoryConsumer:
 
 MEMORY_CALL_SECONDS = 15.0
 MEMORY_RETRY_SECONDS = 0.01
-ASTRAY_SECONDS = 15.0
-"""The longest time that a publish waits for the process that owns a missing binding to declare it again."""
-ASTRAY_PAUSE_SECONDS = 0.25
 
 
 @dataclass(slots=True)
@@ -353,21 +221,25 @@ class MemoryBroker:
         self._background = Supervisor(self.health)
         self._check: Callable[[], Awaitable[None]] | None = None
         self._checking: asyncio.Task[None] | None = None
-        self._connection = MemoryConnection(
-            server,
-            process=name,
-            restore=self._restore,
-            lost=partial(self._let_go, tell=True),
-            declare=lambda: self._server.declare(self._topology),
-        )
-        self._browsed = Hand(self._connection.path)
+        self._up = asyncio.Event()
+        """Whether the connection is open and restored."""
+        self._closed = False
+        self.path = NetworkPath(context=server.context, changed=self._cut_or_healed)
+        """The simulated network to the broker; a cut both ways breaks the connection, a cut one way leaves it open."""
+        self._silent = False
+        """Whether the process has noticed that no answers arrive."""
+        self._noticing: asyncio.TimerHandle | None = None
+        self._losses = 0
+        self._context = copy_context()
+        self._session = Session(self._broken, name, lambda: self._server.declare(self._topology))
+        self._browsed = Hand(self.path)
 
     async def __aenter__(self) -> Self:
-        self._connection.open()
+        self._open()
         try:
             await self._answered()
         except BaseException:
-            self._connection.close()
+            self._close()
             raise
         return self
 
@@ -383,35 +255,109 @@ class MemoryBroker:
     @property
     def connected(self) -> bool:
         """Tell whether the connection is open, the broker answers and every consumer is active."""
-        return (
-            self._connection.up
-            and self.answering
-            and all(consumer.active for consumer in self._consumers if not consumer.ended)
-        )
+        held = (consumer for consumer in self._consumers if not consumer.ended)
+        return self._up.is_set() and self.answering and all(consumer.active for consumer in held)
 
     @property
     def answering(self) -> bool:
         """Tell whether the broker answers; False once the process has noticed that no answers arrive."""
-        return not self._connection.silent
+        return not self._silent
 
     @property
     def blocked(self) -> bool:
         """Tell whether the broker's alarm holds up this process's publishes; False until the process tries one."""
-        return self._connection.up and not self._connection.session.open.is_set()
-
-    @property
-    def path(self) -> NetworkPath:
-        """The simulated network between the process and the broker, which tests can cut or slow down."""
-        return self._connection.path
+        return self._up.is_set() and not self._session.open.is_set()
 
     def drop(self) -> None:
-        """Cut the connection, as a network fault would, for tests."""
-        self._connection.drop()
+        """Break the connection, as a network fault would, for tests; it is opened again."""
+        if self._up.is_set():
+            self._server.disconnect(self._session)
+            self._broken()
 
     def vanish(self) -> None:
         """Close the connection for good without calling `on_lost`; unsettled messages return to their queues."""
-        self._connection.close()
+        self._close()
         self._let_go(tell=False)
+
+    # -- the connection ---------------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        """Connect now, or as soon as the broker accepts connections."""
+        self._context = copy_context()  # whoever breaks the connection, it is ours to stand again
+        self._server.when_up(self._connect)
+
+    def _close(self) -> None:
+        self._closed = True
+        self._up.clear()
+        self._server.disconnect(self._session)
+
+    def _connect(self) -> None:
+        if self._closed or self._up.is_set():
+            return
+        if self.path.cut:
+            self._open_later()
+            return
+        if not self._server.connect(self._session):
+            return
+        try:
+            self._restore()
+        except CoditectError as error:
+            log.warning("The broker's entities cannot be restored yet", extra={"reason": str(error)})
+            self._server.disconnect(self._session)
+            self._open_later()
+        else:
+            self._up.set()
+
+    def _open_later(self) -> None:
+        asyncio.get_running_loop().call_later(RECONNECT_SECONDS, self._open, context=self._context)
+
+    def _cut_or_healed(self) -> None:
+        if self._noticing is not None:
+            self._noticing.cancel()
+        self._silent = len(self.path.cut) == len(Way)
+        if self._silent:
+            self.drop()
+        elif self.path.cut:
+            loop = asyncio.get_running_loop()
+            self._noticing = loop.call_later(NOTICED_SECONDS, self._notice, context=self._context)
+
+    def _notice(self) -> None:
+        self._silent = True
+
+    def _broken(self) -> None:
+        self._losses += 1
+        self._up.clear()
+        self._let_go(tell=True)
+        self._open_later()
+
+    async def _offer(self, publication: RoutedMessage) -> RouteVerdict:
+        """Publish a message, and return the broker's answer; LOST when the connection broke before the answer.
+
+        Raises:
+            NotFound, SetupError, InvalidTask: as `MemoryServer.offer`.
+        """
+        losses = self._losses
+        await self.path.travel(Way.TO_SERVER)
+        if losses != self._losses:
+            return RouteVerdict.LOST
+        verdict = await asyncio.shield(self._server.offer(self._session, publication))
+        await self.path.travel(Way.TO_CLIENT)
+        return verdict if losses == self._losses else RouteVerdict.LOST
+
+    async def _opened(self) -> None:
+        """Wait without limit until the connection is open.
+
+        Raises:
+            BrokerUnavailable: when the connection was closed for good.
+        """
+        self._refuse_closed()
+        await self._up.wait()
+
+    def _refuse_closed(self) -> None:
+        if self._closed:
+            raise BrokerUnavailable("The connection to the broker is closed")
+
+    # -- what is restored and lost with it --------------------------------------------------------------
 
     def _restore(self) -> None:
         self._server.declare(self._topology)
@@ -439,7 +385,10 @@ class MemoryBroker:
     async def _answered(self) -> None:
         try:
             async with asyncio.timeout(MEMORY_CALL_SECONDS):
-                await self._connection.answered()
+                await self._opened()
+                for way in Way:
+                    await self.path.travel(way)
+                await self._opened()
         except TimeoutError as error:
             raise BrokerUnavailable("The broker cannot be reached", name=self.name) from error
 
@@ -499,10 +448,21 @@ class MemoryBroker:
         await asyncio.sleep(MEMORY_RETRY_SECONDS)
 
     async def _ready(self) -> None:
-        await self._connection.ready()
+        """Wait without limit until the connection is open and checked, and no alarm stops publishes.
+
+        Raises:
+            BrokerUnavailable: when the connection was closed for good.
+        """
+        await self._unblocked()
         while self._checking is not None and not self._checking.done():
             await asyncio.wait((self._checking,))
-            await self._connection.ready()
+            await self._unblocked()
+
+    async def _unblocked(self) -> None:
+        while not (self._up.is_set() and self._session.open.is_set()):
+            await self._opened()
+            await self._session.open.wait()
+        self._refuse_closed()
 
     async def _taken(self, attempt: _RoutedPublish) -> bool:
         """Try a publish once; return True when the broker took it, False to try again; raise if no retry can help."""
@@ -514,7 +474,7 @@ class MemoryBroker:
             publication = replace(publication, message=sent_again(publication.message))
         before, attempt.unknown = attempt.unknown, True
         try:
-            verdict = await self._connection.offer(publication)
+            verdict = await self._offer(publication)
         except NotFound as error:
             attempt.unknown = before
             return await self._found_way(attempt, error)
@@ -571,7 +531,7 @@ class MemoryBroker:
         """Start a consumer of a queue; `group` has no effect, since the connection is the only channel."""
         await self._answered()
         consumer = MemoryConsumer(
-            self._connection, queue, on_delivery, prefetch=prefetch, on_lost=on_lost, exclusive=exclusive
+            self._server, self.path, queue, on_delivery, prefetch=prefetch, on_lost=on_lost, exclusive=exclusive
         )
         consumer.subscribe()
         self._consumers.append(consumer)
