@@ -78,11 +78,6 @@ class NetworkPath:
 
     async def travel(self, way: Way) -> None:
         """Wait as long as a message in the direction needs; without end while the direction is cut."""
-        arrived: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.carry(way, lambda: _end(arrived))
-        await arrived
-
-
-def _end(arrived: asyncio.Future[None]) -> None:
-    if not arrived.done():
-        arrived.set_result(None)
+        arrived = asyncio.Event()
+        self.carry(way, arrived.set)
+        await arrived.wait()
