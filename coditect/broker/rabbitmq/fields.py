@@ -198,9 +198,11 @@ def write_properties(message: Message) -> bytes:
         Exception: any of `UNSPEAKABLE`, for a message that AMQP cannot carry.
     """
     headers = message.headers
-    if type(headers) is TemplateHeaders and _is_only_correlated(message):
-        return _filled_in(message, headers)
-    return _write(message)
+    if type(headers) is not TemplateHeaders or not message.correlation_id:
+        return _write(message)
+    if message.reply_to or message.message_id or message.expiration_ms is not None:
+        return _write(message)
+    return _filled_in(message, headers)
 
 
 def _write(message: Message) -> bytes:
@@ -210,7 +212,8 @@ def _write(message: Message) -> bytes:
         parts.append(_short_shared(message.content_type))
     if message.headers:
         flags |= HEADERS
-        parts.append(write_table(message.headers))
+        table = _items(message.headers)
+        parts += (_LENGTH.pack(len(table)), table)
     parts.append(_OCTETS[PERSISTENT])
     if message.correlation_id:
         flags |= CORRELATION_ID
@@ -231,13 +234,6 @@ def _write(message: Message) -> bytes:
         flags |= APP_ID
         parts.append(_short_shared(message.app_id))
     return _FLAGS.pack(flags) + b"".join(parts)
-
-
-def _is_only_correlated(message: Message) -> bool:
-    """Tell whether a message has a correlation id, but no reply address, message id or expiration."""
-    if message.reply_to or message.message_id or message.expiration_ms is not None:
-        return False
-    return bool(message.correlation_id)
 
 
 def _filled_in(message: Message, headers: TemplateHeaders) -> bytes:
@@ -275,16 +271,6 @@ def _short(value: str) -> bytes:
 
 
 _short_shared = lru_cache(maxsize=4096)(_short)
-
-
-def write_table(headers: HeaderTable) -> bytes:
-    """Encode a header table, with its length in front.
-
-    Raises:
-        Exception: any of `UNSPEAKABLE`, for a value that AMQP cannot carry.
-    """
-    table = _items(headers)
-    return _LENGTH.pack(len(table)) + table
 
 
 def _items(headers: HeaderTable) -> bytes:
