@@ -112,13 +112,14 @@ class Queue:
         """The arguments of the queue's AMQP declaration, such as type, limits and dead-letter exchange."""
         quorum = self.type is QueueType.QUORUM
         safe_dead_letters = quorum and self.dead_letter_exchange is not None
+        overflow = "drop-head" if self.drops_oldest else "reject-publish"
         wanted: dict[str, Argument | None] = {
             "x-queue-type": self.type.value,
             "x-delivery-limit": self.delivery_limit if quorum else None,
             "x-dead-letter-exchange": self.dead_letter_exchange,
             "x-dead-letter-routing-key": self.dead_letter_routing_key,
             "x-dead-letter-strategy": "at-least-once" if safe_dead_letters else None,
-            "x-overflow": self._overflow if safe_dead_letters or self.bounded else None,
+            "x-overflow": overflow if safe_dead_letters or self.bounded else None,
             "x-message-ttl": self.message_ttl_ms,
             "x-expires": self.expires_ms,
             "x-max-length": self.max_length,
@@ -130,10 +131,6 @@ class Queue:
     def bounded(self) -> bool:
         """Tell whether the queue has a limit of messages or bytes, so that it can be full."""
         return self.max_length is not None or self.max_length_bytes is not None
-
-    @property
-    def _overflow(self) -> str:
-        return "drop-head" if self.drops_oldest else "reject-publish"
 
 
 @dataclass(frozen=True, slots=True)

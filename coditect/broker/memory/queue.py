@@ -282,18 +282,11 @@ class MemoryQueue:
         if limit is not None and stored.returns > limit:
             self._dead_letter(stored, Reason.DELIVERY_LIMIT)
         else:
-            self._come_back(stored, in_front=limit is not None)
+            if self.declared.type is QueueType.QUORUM:
+                # behind earlier returns and before all other messages; without a delivery limit last (3.10)
+                stored.place = next(self._places) - (BEFORE_ALL if limit is not None else 0)
+            heapq.heappush(self._ready, stored)
         self._turn()
-
-    def _come_back(self, stored: Stored, *, in_front: bool) -> None:
-        """Insert a returned message: in a classic queue at its old place, in a quorum queue near the front or last.
-
-        In a quorum queue the place is behind earlier returns and before all other messages; without a delivery limit,
-        it is the end (3.10).
-        """
-        if self.declared.type is QueueType.QUORUM:
-            stored.place = next(self._places) - (BEFORE_ALL if in_front else 0)
-        heapq.heappush(self._ready, stored)
 
     def reject(self, stored: Stored, subscription: QueueSubscription | None) -> None:
         """Send an unsettled message to the queue's dead-letter exchange, or drop it if the queue has none."""
