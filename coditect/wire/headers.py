@@ -206,22 +206,15 @@ def read_trace(headers: HeaderTable) -> dict[str, Any]:
     """
     if _NAMES.isdisjoint(headers):
         return {}
-    texts = {name: text_header(headers, name, longest) for name, longest in MAX_TRACE_CHARS.items()}
-    return {name: text for name, text in texts.items() if text is not None}
-
-
-def text_header(headers: HeaderTable, name: str, longest: int) -> str | None:
-    """Return a message's header of text; None when the message has no such header.
-
-    Raises:
-        InvalidTask: when the header is no text, or longer than it may be.
-    """
-    text = headers.get(name)
-    if text is None:
-        return None
-    if not isinstance(text, str) or len(text) > longest:
-        raise InvalidTask("A header is not text of its length", header=name, longest=longest)
-    return text
+    found: dict[str, Any] = {}
+    for name, longest in MAX_TRACE_CHARS.items():
+        value = headers.get(name)
+        if value is None:
+            continue
+        if not isinstance(value, str) or len(value) > longest:
+            raise InvalidTask("A header is not text of its length", header=name, longest=longest)
+        found[name] = value
+    return found
 
 
 def with_members(baggage: str | None, members: Mapping[str, str]) -> str | None:

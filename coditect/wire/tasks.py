@@ -53,7 +53,6 @@ from coditect.wire.headers import (
     put_trace,
     read_history,
     read_trace,
-    text_header,
 )
 from coditect.wire.json import dumps, loads
 from coditect.wire.routing import CAPABILITY, target_of, task_target
@@ -202,7 +201,7 @@ def read_task(message: Message, routing_key: str) -> Task:
             message.correlation_id,
             message.reply_to,
             published_at_ms=_number(headers, PUBLISHED_AT, None, 0, _MAX_INSTANT),
-            traceparent=None if len(headers) < 2 else text_header(headers, TRACEPARENT, MAX_TRACE_CHARS[TRACEPARENT]),
+            traceparent=None if len(headers) < 2 else _text(headers, TRACEPARENT, MAX_TRACE_CHARS[TRACEPARENT]),
         )
     capability, priority = task_target(headers, routing_key)
     return Task(
@@ -256,7 +255,7 @@ def _has_claims(message: Message) -> bool:
 def _read_limits(headers: HeaderTable) -> Limits:
     if _LIMITS.isdisjoint(headers):
         return NO_LIMITS
-    only = text_header(headers, ONLY, 255)
+    only = _text(headers, ONLY, 255)
     return Limits(
         deadline_ms=_number(headers, DEADLINE, None, 0, _MAX_INSTANT),
         start_by_ms=_number(headers, START_BY, None, 0, _MAX_INSTANT),
@@ -270,9 +269,9 @@ def _read_owner(headers: HeaderTable) -> Owner | None:
     if WORKFLOW_HEADER not in headers:
         return None
     return Owner(
-        workflow=text_header(headers, WORKFLOW_HEADER, 255) or "",
-        node=text_header(headers, NODE_HEADER, 255) or "",
-        origin=text_header(headers, ORIGIN, 255) or "",
+        workflow=_text(headers, WORKFLOW_HEADER, 255) or "",
+        node=_text(headers, NODE_HEADER, 255) or "",
+        origin=_text(headers, ORIGIN, 255) or "",
         fence=_number(headers, FENCE, 0, 0, _MAX_INSTANT) or 0,
     )
 
@@ -287,7 +286,7 @@ def owner_of(message: Message) -> tuple[Owner, int] | None:
 
 
 def _read_errors(headers: HeaderTable) -> tuple[Any, ...]:
-    text = text_header(headers, ERRORS, 2 * HISTORY_BYTES_LIMIT)
+    text = _text(headers, ERRORS, 2 * HISTORY_BYTES_LIMIT)
     return () if text is None else read_history(text)
 
 
@@ -301,6 +300,15 @@ def _number(headers: HeaderTable, name: str, default: int | None, low: int, high
         value = int(value)  # foreign command-line clients can send nothing but text
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise InvalidTask("A header is not a number in its range", header=name, low=low, high=high)
+    return value
+
+
+def _text(headers: HeaderTable, name: str, longest: int) -> str | None:
+    value = headers.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, str) or len(value) > longest:
+        raise InvalidTask("A header is not text of its length", header=name, longest=longest)
     return value
 
 
@@ -349,11 +357,11 @@ def read_result(message: Message) -> Outcome:
         completed = (status := Status(headers.get(STATUS, ""))) is Status.COMPLETED
     except ValueError as error:
         raise InvalidTask("The reply carries no known status", status=str(headers.get(STATUS))[:40]) from error
-    agent = text_header(headers, AGENT, 255)
+    agent = _text(headers, AGENT, 255)
     return Outcome(
         status=status,
         body=message.body,
-        task_id=text_header(headers, TASK, 255),
+        task_id=_text(headers, TASK, 255),
         correlation_id=message.correlation_id,
         agent_id=AgentId(agent) if agent else None,
         attempt=_number(headers, ATTEMPT, 1, 0, 10_000) or 1,
@@ -418,9 +426,7 @@ def read_outcome_report(message: Message) -> OutcomeReport:
         raise InvalidTask("The result says nothing of an owner", header=WORKFLOW_HEADER)
     publication = _number(headers, PUBLICATION, 0, 0, _MAX_INSTANT) or 0
     outcome = replace(read_result(message), retry_ms=_number(headers, RETRY_MS, None, 0, _MAX_INSTANT))
-    return OutcomeReport(
-        owner, publication, outcome, text_header(headers, CAPABILITY, 255) or "", headers.get(FREE) is True
-    )
+    return OutcomeReport(owner, publication, outcome, _text(headers, CAPABILITY, 255) or "", headers.get(FREE) is True)
 
 
 # The wire format of a streamed result: parts from the agent to the requester, and credit the other way.
