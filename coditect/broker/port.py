@@ -73,16 +73,6 @@ class Promise(Protocol):
         """Set the publish's outcome to the error with which the publish failed."""
 
 
-def set_outcome(promise: Promise, error: BaseException | None = None) -> None:
-    """Set a publish's outcome, success or an error, unless it is set already or no longer wanted."""
-    if promise.done():
-        return
-    if error is None:
-        promise.set_result(None)
-    else:
-        promise.set_exception(error)
-
-
 ASTRAY_SECONDS = 15.0
 """The longest time that a publish waits for the process that owns a missing binding to declare it again."""
 ASTRAY_PAUSE_SECONDS = 0.25

@@ -162,7 +162,11 @@ class MemoryMetrics:
 
     def histogram(self, metric: Metric, **labels: str) -> Histogram:
         """Return the shared histogram of a metric with these labels."""
-        return self._histograms.setdefault(self._series(metric, labels), Histogram(metric.buckets))
+        series = self._series(metric, labels)
+        found = self._histograms.get(series)
+        if found is None:
+            found = self._histograms[series] = Histogram(metric.buckets)
+        return found
 
     def observe(self, metric: Metric, read: Callable[[], float], **labels: str) -> None:
         """Register the function that returns the value of a metric with these labels, in place of an earlier one."""

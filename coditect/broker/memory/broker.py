@@ -25,7 +25,6 @@ from coditect.broker.port import (
     Promise,
     QueueStats,
     ServerInfo,
-    set_outcome,
 )
 from coditect.broker.topology import Binding, Topology
 from coditect.errors import (
@@ -579,5 +578,10 @@ class MemoryBroker:
 
 
 def _tell(promise: Promise, publishing: asyncio.Task[None]) -> None:
-    closed = BrokerUnavailable("The broker was closed")
-    set_outcome(promise, closed if publishing.cancelled() else publishing.exception())
+    error = BrokerUnavailable("The broker was closed") if publishing.cancelled() else publishing.exception()
+    if promise.done():
+        return
+    if error is None:
+        promise.set_result(None)
+    else:
+        promise.set_exception(error)

@@ -508,13 +508,13 @@ class MemoryServer:
         return bool(onward) and self._put(RoutedMessage(message, exchange, key), onward)
 
 
-_TEXTS = ("message_id", "correlation_id", "reply_to", "type", "content_type", "app_id")
+_SHORT_TEXTS = ("message_id", "correlation_id", "reply_to", "type", "content_type", "app_id")
 
 
 def _on_the_wire(publication: RoutedMessage) -> RoutedMessage:
     message = publication.message
     carried_text(publication.routing_key)
-    texts: dict[str, Any] = {name: carried_text(getattr(message, name)) for name in _TEXTS}
+    texts: dict[str, Any] = {name: carried_text(getattr(message, name)) for name in _SHORT_TEXTS}
     message = replace(message, headers=carried(message.headers), **texts)
     return replace(publication, message=message)
 

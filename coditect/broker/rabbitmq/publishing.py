@@ -24,7 +24,7 @@ from functools import lru_cache, partial
 from typing import Any
 
 from coditect.aio.supervisor import Backoff, Supervisor
-from coditect.broker.port import ASTRAY_PAUSE_SECONDS, ASTRAY_SECONDS, Promise, set_outcome
+from coditect.broker.port import ASTRAY_PAUSE_SECONDS, ASTRAY_SECONDS, Promise
 from coditect.broker.rabbitmq.channels import LOST, canceled_by_us, oversize, refusal
 from coditect.broker.rabbitmq.connection import RabbitConnection
 from coditect.broker.rabbitmq.publisher_channel import (
@@ -574,4 +574,8 @@ class Publisher:
 def _set_outcome(attempt: _RetriedPublish, repeating: asyncio.Task[None]) -> None:
     """Set a repeated publish's outcome on the caller's future (or similar object), unless it has one already."""
     attempt.leave()
-    set_outcome(attempt.promise, attempt.verdict() if repeating.cancelled() else repeating.exception())
+    error = attempt.verdict() if repeating.cancelled() else repeating.exception()
+    if error is None:
+        Publish.succeed(attempt)
+    else:
+        Publish.fail(attempt, error)
