@@ -136,8 +136,8 @@ async def running_agent(
             host=host,
             approvals=_approvals(settings, agent),
             quarantine=Quarantine(registry, agent_id, background, patience_seconds=_patience_seconds(settings)),
-            lifespan=value,
         )
+        runtime.services.lifespan = value
         load = _completed(runtime.load, host.sample or load_sampler(), broker)
         described = registration(agent, agent_id, reference, slots=slots, metadata=host.metadata)
         beat = {"beat_seconds": settings.beat_seconds, "lease_seconds": settings.lease_seconds}

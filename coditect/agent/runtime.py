@@ -93,6 +93,7 @@ class Runtime:
     """The runtime of one agent process: runs tasks inside `async with`, and drains at its end."""
 
     _end_of_one: asyncio.Future[None] | None = None
+    _mean_ms = 0.0
     _program: asyncio.Task[Any] | None = None
     """The asyncio task that runs the agent."""
     _quarantine: Quarantine | None
@@ -112,17 +113,15 @@ class Runtime:
         background: Supervisor,
         quarantine: Quarantine,
         approvals: AgentApprovals | None,
-        lifespan: Any,
     ) -> None:
         self.agent_id, self._clock, self._drain_seconds = agent_id, clock, settings.drain_seconds
-        self._loop = loop = asyncio.get_running_loop()
-        self._background, self._now, self._mean_ms, places = background, loop.time, 0.0, settings.max_suspended
+        self._loop, self._background, places = asyncio.get_running_loop(), background, settings.max_suspended
         self.addresses = addresses = ReturnAddresses(settings.answer_queues)
         self._slots = slots = Slots(settings.slots or agent.slots, reserve=agent.reserve)
         offered, self._batches = runnable(agent, slots.startable(Priority.P1), background)
         self._offered = offered
         self._executions = executions = dict[Execution, None]()
-        start = TaskRunner(self._execute, executions, loop).start
+        start = TaskRunner(self._execute, executions, self._loop).start
         self._intake = intake = Intake(
             broker, slots, background, executions, start=start, returns=quarantine.hand_back, max_suspended=places
         )
@@ -141,7 +140,7 @@ class Runtime:
         outcomes.tracebacks = settings.tracebacks
         threads = ThreadPoolExecutor(slots.total + places, thread_name_prefix=agent.name)
         workers = (host.workers or Workers)(background, host.source, agent.lifespan)
-        self._executors = executors = Executors(loop, TimeLimits(loop), threads, workers, ending=self._ends)
+        self._executors = executors = Executors(self._loop, TimeLimits(self._loop), threads, workers, ending=self._ends)
         self.guards = guards = Guards(agent, requests, intake, settler, background, registry=quarantine.registry)
         self._admission = Admission(
             outcomes, guards, intake, clock, background, agent_id=agent_id, capabilities=offered, approvals=approvals
@@ -149,7 +148,7 @@ class Runtime:
         intake.screen = self._admission.screen
         workspaces = Workspaces(settings.workspace)
         self.services = ProcessServices(
-            requests, events, intake, reports, executors, clock, background, guards, addresses, workspaces, lifespan
+            requests, events, intake, reports, executors, clock, background, guards, addresses, workspaces
         )
 
     # -- life -------------------------------------------------------------------------------------------
@@ -239,7 +238,7 @@ class Runtime:
 
         Of a workflow task only publications up to a number are canceled; without a number only one that runs here.
         """
-        self._admission.canceled.put(cancel, self._now())
+        self._admission.canceled.put(cancel, self._loop.time())
         for execution in self._executions:
             if execution.wanted_by(cancel):
                 execution.cancel(cancel.reason, handed_off=cancel.handed_off)
@@ -283,7 +282,7 @@ class Runtime:
 
     async def _run(self, execution: Execution, *, post: bool = False) -> None:
         """Run one attempt and settle it; with `post`, do not wait for the confirm of a completed task's reply."""
-        began = self._now()
+        began = self._loop.time()
         started_ms = execution.started_ms = self._clock.now_ms()
         self._intake.began(execution, began)
         try:
@@ -302,7 +301,7 @@ class Runtime:
                 raise
             await self._outcomes.hand_back(execution, back)
             return
-        ran = self._now() - began
+        ran = self._loop.time() - began
         finished_ms = started_ms + round(ran * 1000)
         self._outcomes.attempts.ended(execution, ended, started_ms, ran)
         completed, pause = ended.failure is None, 0.0

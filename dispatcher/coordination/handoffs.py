@@ -130,7 +130,7 @@ class HandoffRecord:
         return place | fields | {"asked": asked, "context": self.context if whole else None}
 
 
-HANDOFFS = Table(keyspace.HANDOFFS, versions.HANDOFF, HandoffRecord, keys=3)
+HANDOFF_TABLE = Table(keyspace.HANDOFFS, versions.HANDOFF, HandoffRecord, keys=3)
 
 
 def _node_of(handoff: str) -> tuple[NodeKey, int]:
@@ -148,7 +148,7 @@ def _node_of(handoff: str) -> tuple[NodeKey, int]:
 
 def _read(tr: Reads, handoff: str) -> HandoffRecord:
     node_key, number = _node_of(handoff)
-    found = HANDOFFS.read(tr, *node_key, number)
+    found = HANDOFF_TABLE.read(tr, *node_key, number)
     if found is None:
         raise _unknown(handoff)
     return found
@@ -160,7 +160,7 @@ def _unknown(handoff: str) -> NotFound:
 
 
 def _last(tr: Reads, node_key: NodeKey) -> HandoffRecord | None:
-    return next(iter(HANDOFFS.every(tr, *node_key, limit=1, reverse=True)), None)
+    return next(iter(HANDOFF_TABLE.every(tr, *node_key, limit=1, reverse=True)), None)
 
 
 _name = partial(text, longest=LONGEST_HANDOFF_TEXT_BYTES)
@@ -250,7 +250,7 @@ def _made(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, body: Body, plac
         unit.now_ms + min(max(number(body, "timeout_ms", 60_000), shortest), longest),
         waiting=_candidates(body),
     )
-    if (size := HANDOFFS.checked_size(handoff)) > MOST_CONTEXT_BYTES:
+    if (size := HANDOFF_TABLE.checked_size(handoff)) > MOST_CONTEXT_BYTES:
         fix = "put the large part into shared state or a blob, and say where it is"
         raise TooLarge("A context is too large for a handoff", bytes=size, limit=MOST_CONTEXT_BYTES, fix=fix)
     return handoff
@@ -328,7 +328,7 @@ def decline(unit: UnitOfWork, body: Body) -> dict[str, Any]:
         if waited:
             _ask_next(unit, unit.node(handoff.node_key), handoff)
         else:
-            HANDOFFS.write(unit.tr, handoff)
+            HANDOFF_TABLE.write(unit.tr, handoff)
     return handoff.as_json(whole=False)
 
 
@@ -347,7 +347,7 @@ def withdraw(unit: UnitOfWork, body: Body) -> dict[str, Any]:
 def expired(unit: UnitOfWork, timer: Timer) -> None:
     """Ask the next agent when one has not answered in time, or end the handoff when its time is over."""
     node_key, number = _node_of(timer.node)
-    handoff = HANDOFFS.read(unit.tr, *node_key, number)
+    handoff = HANDOFF_TABLE.read(unit.tr, *node_key, number)
     if handoff is None or not handoff.is_open:
         return
     if handoff.until_ms <= unit.now_ms:
@@ -371,7 +371,7 @@ def _ask_next(unit: UnitOfWork, row: NodeRecord | None, handoff: HandoffRecord) 
     patient = not handoff.reply_to and not handoff.waiting  # nobody waits for the end, and nobody is left to ask
     due_ms = handoff.until_ms if patient else min(unit.now_ms + ANSWER_MS, handoff.until_ms)
     unit.set_timer(Timer("", handoff.id, EXPIRY, due_ms))
-    HANDOFFS.write(unit.tr, handoff)
+    HANDOFF_TABLE.write(unit.tr, handoff)
     message = control_messages.message(control_messages.HANDOFF, _offer(unit, row, handoff).as_json())
     unit.effects.messages.append(OutgoingMessage(message, routing.AGENTS, routing.mailbox_key(AgentId(agent))))
 
@@ -403,7 +403,7 @@ def _close(unit: UnitOfWork, handoff: HandoffRecord, state: str, *, by: str = ""
     """End a handoff, and tell its owner; if the message is lost, the owner asks a little later."""
     handoff.state, handoff.by, handoff.why, handoff.ended_ms = state, by, why, unit.now_ms
     timers.cancel(unit.tr, "", handoff.id, EXPIRY)
-    HANDOFFS.write(unit.tr, handoff)
+    HANDOFF_TABLE.write(unit.tr, handoff)
     unit.effects.push(handoff.reply_to, handoff.ticket, {"state": state})
     event = "declined" if state == HandoffState.DECLINED else "expired"
     if state == HandoffState.ACCEPTED:
@@ -468,7 +468,7 @@ def show(tr: Reads, body: Body) -> dict[str, Any]:
     found = tr.get(STATUSES.pack(node_key))
     if found is None or not NodeRecord.unpack(found).handoffs:  # a redrive begins again
         return {"handoff": None}
-    accepted = (one for one in HANDOFFS.every(tr, *node_key, reverse=True) if one.state == HandoffState.ACCEPTED)
+    accepted = (one for one in HANDOFF_TABLE.every(tr, *node_key, reverse=True) if one.state == HandoffState.ACCEPTED)
     last = next(accepted, None)
     return {"handoff": None} if last is None else last.as_json()
 
@@ -480,7 +480,7 @@ def list_handoffs(tr: Reads, body: Body) -> dict[str, Any]:
     """
     within = () if not body.get("workflow") else (text(body, "workflow"),)
     prefix = _task(text(body, "task")) if body.get("task") else within
-    handoffs, following = HANDOFFS.page(tr, body, *prefix, max_page=MAX_HANDOFFS_PAGE, large=True)
+    handoffs, following = HANDOFF_TABLE.page(tr, body, *prefix, max_page=MAX_HANDOFFS_PAGE, large=True)
     agent = text(body, "agent", "")
     shown = [handoff.as_json(whole=False) for handoff in handoffs if _fits(handoff, agent, body)]
     return {"handoffs": shown, "next": following}

@@ -64,7 +64,7 @@ class Listening:
     reply_to: str
 
 
-THREADS = Table(keyspace.THREADS, versions.THREAD, ThreadRow)
+THREAD_TABLE = Table(keyspace.THREADS, versions.THREAD, ThreadRow)
 MEMBERS = Table(keyspace.THREAD_MEMBERS, versions.THREAD_MEMBER, Member, keys=2)
 READERS = Table(keyspace.THREAD_READERS, versions.THREAD_READER, Listening, keys=2)
 
@@ -81,7 +81,7 @@ def open_thread(unit: UnitOfWork, body: Body) -> dict[str, Any]:
         InvalidTask: when a field is wrong.
     """
     name = text(body, "thread")
-    if THREADS.read(unit.tr, name) is not None:
+    if THREAD_TABLE.read(unit.tr, name) is not None:
         return show(unit.tr, body)
     if not is_uuid(name):
         raise InvalidTask("The id of a thread is a UUID", field="thread", given=name[:80])
@@ -103,10 +103,10 @@ def open_thread(unit: UnitOfWork, body: Body) -> dict[str, Any]:
         ticket=_text(body, "ticket"),
         metadata=document(body, "metadata"),
     )
-    if (size := THREADS.checked_size(thread)) > MOST_MESSAGE_BYTES:
+    if (size := THREAD_TABLE.checked_size(thread)) > MOST_MESSAGE_BYTES:
         fix = "put the large part into a message of the thread, or into shared state"
         raise TooLarge("The metadata of a thread are too large", bytes=size, limit=MOST_MESSAGE_BYTES, fix=fix)
-    THREADS.write(unit.tr, thread)
+    THREAD_TABLE.write(unit.tr, thread)
     _keep(unit, thread)
     facts = {"thread_type": thread.type, "participants": thread.participants, "task": thread.task}
     unit.effects.say("agent.collab.started", thread.thread, workflow_id=thread.workflow, **facts)
@@ -133,7 +133,7 @@ def say(unit: UnitOfWork, body: Body) -> dict[str, Any]:
     kept = _read(unit, thread, sender, body)
     messages(thread.thread).write(unit.tr, kept)
     unit.tr.set(THREAD_SENT.pack((thread.thread, name)), versions.THREAD_SENT.pack((kept.number,)))
-    THREADS.write(unit.tr, replace(thread, last=kept.number, last_ms=unit.now_ms))
+    THREAD_TABLE.write(unit.tr, replace(thread, last=kept.number, last_ms=unit.now_ms))
     MEMBERS.write(unit.tr, replace(done, said=done.said + 1))
     for listener in READERS.every(unit.tr, thread.thread, limit=MOST_READERS):
         if listener.participant != sender and _is_for(kept, [listener.participant]):
@@ -172,7 +172,7 @@ def close(unit: UnitOfWork, body: Body) -> dict[str, Any]:
     thread = _find(unit.tr, body)
     if not thread.closed_ms:
         thread = replace(thread, closed_ms=unit.now_ms, last_ms=unit.now_ms, reason=_text(body, "reason"))
-        THREADS.write(unit.tr, thread)
+        THREAD_TABLE.write(unit.tr, thread)
         for listener in READERS.every(unit.tr, thread.thread, limit=MOST_READERS):
             unit.effects.push(listener.reply_to, listener.ticket, {"closed": True})
         facts = {"reason": thread.reason, "messages": thread.last, "task": thread.task}
@@ -182,13 +182,13 @@ def close(unit: UnitOfWork, body: Body) -> dict[str, Any]:
 
 def expired(unit: UnitOfWork, timer: Timer) -> None:
     """Remove a thread whose retention is over, or set the timer again if a message or the close restarted it."""
-    thread = THREADS.read(unit.tr, timer.node)
+    thread = THREAD_TABLE.read(unit.tr, timer.node)
     if thread is None:
         return
     if thread.last_ms + thread.keep_ms > unit.now_ms:
         _keep(unit, thread)
         return
-    THREADS.remove(unit.tr, thread.thread)
+    THREAD_TABLE.remove(unit.tr, thread.thread)
     for space in (THREAD_MESSAGES, THREAD_SENT, MEMBERS.space, READERS.space):
         unit.tr.clear_range(*space.range((thread.thread,)))
     if not thread.closed_ms:
@@ -277,13 +277,13 @@ def list_messages(tr: Reads, body: Body) -> dict[str, Any]:
 
 def list_threads(tr: Reads, body: Body) -> dict[str, Any]:
     """Return a page of the threads, sorted by id: all, those of a `participant`, `task` and so on, or open ones."""
-    threads, following = THREADS.page(tr, body, max_page=MAX_THREADS_PAGE)
+    threads, following = THREAD_TABLE.page(tr, body, max_page=MAX_THREADS_PAGE)
     return {"threads": [report(thread) for thread in threads if _fits(thread, body)], "next": following}
 
 
 def _find(tr: Reads, body: Body) -> ThreadRow:
     name = text(body, "thread")
-    found = THREADS.read(tr, name)
+    found = THREAD_TABLE.read(tr, name)
     if found is None:
         fix = "coditect thread list shows those that are kept"
         raise NotFound("There is no such thread, or it is not kept any more", thread=name[:80], fix=fix)

@@ -142,7 +142,7 @@ class WindowedChannel:
             return channel
 
 
-KINDS = ("tasks", "replies", "results", "retries", "events", "rest")
+WINDOW_KINDS = ("tasks", "replies", "results", "retries", "events", "rest")
 """The kinds of messages, each with a channel of its own."""
 
 
@@ -164,7 +164,7 @@ class PublishChannels:
 
     def __init__(self, background: Supervisor, *, window: int) -> None:
         self._background = background
-        sizes = dict.fromkeys(KINDS, window) | {"events": min(window, EVENTS_WINDOW)}
+        sizes = dict.fromkeys(WINDOW_KINDS, window) | {"events": min(window, EVENTS_WINDOW)}
         self._kinds = {kind: WindowedChannel(ConfirmWindow(size)) for kind, size in sizes.items()}
         self._dedicated: dict[Route, WindowedChannel] = {}
         self._replaced: list[WindowedChannel] = []

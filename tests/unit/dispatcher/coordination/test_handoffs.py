@@ -81,7 +81,7 @@ def news(ledger: Ledger) -> list[str]:
 
 async def kept(ledger: Ledger) -> list[handoffs.HandoffRecord]:
     """The handoffs of the node `one`."""
-    return [handoffs.HANDOFFS.unpack(pair) for pair in await ledger.rows(HANDOFFS, "w", "one")]
+    return [handoffs.HANDOFF_TABLE.unpack(pair) for pair in await ledger.rows(HANDOFFS, "w", "one")]
 
 
 def value_of(agent: str) -> Outcome:
