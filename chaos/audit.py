@@ -20,32 +20,30 @@ from dispatcher.ledger.keyspace import (
     DUE,
     EDGES,
     ENDED,
-    FLIGHTS,
     KEYS,
     LIVE,
-    OUTBOX,
     PUBLISHED,
-    READY,
     RUNS,
     STATUSES,
     TIMERS,
     WORKFLOWS,
 )
+from dispatcher.ledger.outbox import Numbers
 from dispatcher.ledger.rows import NodeRecord, RunRecord, WorkflowRecord
 from dispatcher.store.keys import Space
 from dispatcher.store.transaction import Reads
 
 Name = tuple[str, str]
 """The name of a node in the ledger: the workflow's id and the node's name."""
-UNDER_WAY = frozenset({TaskState.PUBLISHED, TaskState.WORKING})
 
 
 @dataclass(slots=True)
 class Ledger:
-    """The workflows as read by one audit: their idempotency keys, run records and node records, by workflow id."""
+    """The workflows as read by one audit: their idempotency keys, shards, run and node records, by workflow id."""
 
     keys: dict[str, str] = field(default_factory=dict)
     """The idempotency key of each workflow, by the workflow's id."""
+    shards: dict[str, int] = field(default_factory=dict)
     runs: dict[str, RunRecord] = field(default_factory=dict)
     nodes: dict[str, dict[str, NodeRecord]] = field(default_factory=lambda: defaultdict(dict))
 
@@ -58,7 +56,8 @@ def read_ledger(tr: Reads) -> Ledger:
     for key, row in tr.get_range(*WORKFLOWS.range()):
         workflow = WORKFLOWS.unpack(key)[0]
         if workflow in found.runs:
-            found.keys[workflow] = WorkflowRecord.unpack(row).key
+            head = WorkflowRecord.unpack(row)
+            found.keys[workflow], found.shards[workflow] = head.key, head.shard
     for key, row in tr.get_range(*STATUSES.range()):
         workflow, node = STATUSES.unpack(key)
         if workflow in found.runs:
@@ -69,12 +68,12 @@ def read_ledger(tr: Reads) -> Ledger:
 def audit(tr: Reads, ledger: Ledger) -> Iterator[tuple[str, str]]:
     """Yield each contradiction in the ledger, as a pair: the workflow or node, and the error.
 
-    Workflows, nodes, timers, idempotency keys, indexes and outbox are compared.
+    Workflows, nodes, timers, idempotency keys, indexes and publication numbers are compared.
     """
     yield from _runs(tr, ledger)
     yield from _indexes(tr, ledger)
     yield from _timers(tr, ledger)
-    yield from _numbers(tr)
+    yield from _numbers(tr, ledger)
     for key, row in tr.get_range(*KEYS.range()):
         workflow = str(versions.KEY.unpack(row)[0])
         if ledger.keys.get(workflow) != KEYS.unpack(key)[0]:
@@ -124,19 +123,14 @@ def _end_of(run: RunRecord, lasts: Counter[str]) -> WorkflowState:
 
 def _indexes(tr: Reads, ledger: Ledger) -> Iterator[tuple[str, str]]:
     """Yield each node that an index of the ledger lists wrongly or does not list, with the error."""
-    paused = {workflow for workflow, run in ledger.runs.items() if run.state is WorkflowState.PAUSED}
     nodes = {(workflow, name): row for workflow, rows in ledger.nodes.items() for name, row in rows.items()}
-    under_way = {place for place, row in nodes.items() if row.state in UNDER_WAY and row.publication}
-    ready = {place for place, row in nodes.items() if row.state is TaskState.READY}
-    waiting = {place for place in ready if place[0] not in paused}
-    for what, listed, least, most in (
-        ("under way", _places(tr, FLIGHTS, 1), under_way, under_way),
-        ("ready", _places(tr, READY, 4), waiting, ready),
-        ("dead", _places(tr, DEAD, 0), *2 * (_in(nodes, TaskState.DEAD),)),
-        ("asked about", _places(tr, APPROVALS, 1), *2 * (_in(nodes, TaskState.AWAITING_APPROVAL),)),
+    for what, listed, state in (
+        ("dead", _places(tr, DEAD, 0), TaskState.DEAD),
+        ("asked about", _places(tr, APPROVALS, 1), TaskState.AWAITING_APPROVAL),
     ):
-        yield from ((":".join(place), f"it is {what} and not listed") for place in sorted(least - listed))
-        yield from ((":".join(place), f"it is listed as {what} and is not") for place in sorted(listed - most))
+        there = _in(nodes, state)
+        yield from ((":".join(place), f"it is {what} and not listed") for place in sorted(there - listed))
+        yield from ((":".join(place), f"it is listed as {what} and is not") for place in sorted(listed - there))
 
 
 def _in(nodes: dict[Name, NodeRecord], state: TaskState) -> set[Name]:
@@ -161,11 +155,18 @@ def _timers(tr: Reads, ledger: Ledger) -> Iterator[tuple[str, str]]:
             yield f"{workflow}:{node}", f"it has ended, and its timer {kind} stands"
 
 
-def _numbers(tr: Reads) -> Iterator[tuple[str, str]]:
-    given = tr.get_range(*PUBLISHED.range())
-    last = {PUBLISHED.unpack(key)[0]: int(versions.PUBLISHED.unpack(row)[0]) for key, row in given}
-    for key, row in tr.get_range(*OUTBOX.range()):
-        shard, publication = OUTBOX.unpack(key)
-        if publication > last.get(shard, 0):
-            workflow, node, _ = versions.OUTBOX.unpack(row)
-            yield f"{workflow}:{node}", "it is in the outbox under a number that was never given"
+def _numbers(tr: Reads, ledger: Ledger) -> Iterator[tuple[str, str]]:
+    given = {
+        PUBLISHED.unpack(key)[0]: Numbers(*versions.PUBLISHED.unpack(row))
+        for key, row in tr.get_range(*PUBLISHED.range())
+    }
+    for shard, numbers in given.items():
+        if numbers.confirmed > numbers.last:
+            yield f"shard-{shard}", "more publications count as confirmed than there are"
+    for workflow, shard in ledger.shards.items():
+        last = given.get(shard, Numbers()).last
+        yield from (
+            (f"{workflow}:{node}", "it was published under a number that was never given")
+            for node, row in ledger.nodes[workflow].items()
+            if row.publication > last
+        )

@@ -51,6 +51,8 @@ all of its processes share. A line is one write to an open file: it outlives `ki
                                                  registry); `fail`: it did not answer
 ``effect``     reader       task                 `token`, what the effect was; from the agents' effect log
 ``claim``      dispatcher   node                 `shard`, `fence`, `publication`, `version`
+``confirmed``  dispatcher   ``shard-N``          `number` up to which it records all publications as confirmed
+``built``      dispatcher   ``shard-N``          `last` number before a broker that lost all, or came back
 ``state``      dispatcher   node                 `state`, `fence`, `attempt`, `agent`, `version`
 ``restored``   dispatcher   work                 `number`, `by`, `checkpoint`, `version`: it was restored
 ``lease``      dispatcher   ``shard-N``          `owner`, `epoch`, `version`: a shard changed hands

@@ -22,8 +22,9 @@ from coditect.wire.workflow_tasks import RESULTS_TYPE, read_owners
 from dispatcher.coordination import lock_rows
 from dispatcher.ledger import versions
 from dispatcher.ledger.effects import NodeKey
-from dispatcher.ledger.keyspace import ATTEMPTS, FLIGHTS, LEASES, LOCKS, OUTBOX, RESTORES, STATUSES
+from dispatcher.ledger.keyspace import ATTEMPTS, LEASES, LOCKS, MARKERS, PUBLISHED, RESTORES, STATUSES
 from dispatcher.ledger.nodes.attempts import DIED
+from dispatcher.ledger.outbox import Numbers
 from dispatcher.ledger.ownership.shards import SHARD_LEASE as SHARD
 from dispatcher.ledger.rows import NodeRecord, unpack_attempt
 from dispatcher.store.errors import StoreFailed
@@ -39,7 +40,7 @@ POINTS: Mapping[str, str] = {
     "commit.before": "the transaction's writes are made and not committed; on SQLite the store's lock is held",
     "commit.after": "they are committed, and nothing has followed from that yet",
     "publish.before": "a node's task is about to be given to the broker",
-    "publish.after": "the broker has confirmed it; its outbox row is still there",
+    "publish.after": "the broker has confirmed it; the ledger does not know that",
     "ack.before": "a result is recorded, and about to be acknowledged",
     "ack.after": "it is acknowledged",
     "answer.before": "a request was done, and is about to be answered",
@@ -58,19 +59,21 @@ def nowhere(point: str) -> None:
 
 
 class Rows:
-    """The collector of what a try of a transaction writes to nodes, leases, locks and restores, as history rows."""
+    """The collector of what a try of a transaction writes to nodes, shards, locks and restores, as history rows."""
 
     def __init__(self) -> None:
         self._states: dict[str, dict[str, Any]] = {}
-        self._shards: dict[str, int] = {}
-        self._outbox: dict[tuple[str, int], dict[str, Any]] = {}
+        self._before = Numbers()
+        self._numbers: tuple[int, Numbers] | None = None
+        """The shard whose publication numbers the try writes, with these numbers."""
+        self._built: dict[str, int] = {}
         self._leases: dict[str, dict[str, Any]] = {}
         self._restores: dict[str, dict[str, Any]] = {}
         self._died: list[tuple[str, dict[str, Any]]] = []
         self._tickets: dict[str, dict[str, Any]] = {}
 
     def written(self, key: bytes, value: bytes) -> None:
-        """Collect a row of a node or its lost attempt, the outbox, a shard's lease, a lock, or a restore."""
+        """Collect a row of a node or its lost attempt, of a shard, a lock, or a restore."""
         if STATUSES.contains(key):
             workflow, node = STATUSES.unpack(key)
             row = NodeRecord.unpack(value)
@@ -81,14 +84,10 @@ class Rows:
             attempt = unpack_attempt(node, value)
             if attempt.status == "lost" and attempt.reason == DIED.reason:
                 self._died.append((f"{workflow}:{node}", {"agent": attempt.agent, "fence": fence}))
-        elif FLIGHTS.contains(key):
-            shard, workflow, node = FLIGHTS.unpack(key)
-            self._shards[f"{workflow}:{node}"] = shard
-        elif OUTBOX.contains(key):
-            shard, publication = OUTBOX.unpack(key)
-            workflow, node, fence = versions.OUTBOX.unpack(value)
-            number = {"shard": shard, "publication": publication, "fence": fence}
-            self._outbox[f"{workflow}:{node}", publication] = number | {"row": True}
+        elif PUBLISHED.contains(key):
+            self._numbers = PUBLISHED.unpack(key)[0], Numbers(*versions.PUBLISHED.unpack(value))
+        elif MARKERS.contains(key):
+            self._built[f"shard-{MARKERS.unpack(key)[0]}"] = versions.MARKER.unpack(value)[2]
         elif LEASES.contains(key) and (name := LEASES.unpack(key))[0] == SHARD:
             owner, epoch, _ = versions.LEASE.unpack(value)
             self._leases[f"shard-{name[1]}"] = {"owner": owner, "epoch": epoch}
@@ -100,24 +99,32 @@ class Rows:
             ticket = lock_rows.TICKETS.unpack((key, value))
             self._tickets[ticket.id] = {"ticket": ticket.id, "place": ticket.number, "agent": ticket.agent}
 
+    def read(self, key: bytes, value: bytes | None) -> None:
+        """Collect the publication numbers of a shard before the try."""
+        if value is not None and PUBLISHED.contains(key):
+            self._before = Numbers(*versions.PUBLISHED.unpack(value))
+
     def told(self, version: int) -> list[Row]:
-        """Return the collected writes as history rows: leases, restores, tickets, claims, deaths, states.
+        """Return the collected writes as history rows: leases, restores, tickets, claims, deaths, states, confirms.
 
         Each has the `version`, the transaction's read version. A blocked node that was never claimed gives no row.
         """
         rows: list[Row] = [("lease", key, {**facts, "version": version}) for key, facts in self._leases.items()]
         rows += [("restored", key, {**facts, "version": version}) for key, facts in self._restores.items()]
         rows += [("ticket", facts["agent"], {**facts, "version": version}) for facts in self._tickets.values()]
-        rows += [("claim", key, {**number, "version": version}) for (key, _), number in self._outbox.items()]
+        rows += [("built", key, {"last": last, "version": version}) for key, last in self._built.items()]
         rows += [("died", key, {**facts, "version": version}) for key, facts in self._died]
         for key, facts in self._states.items():
             if facts["state"] == "blocked" and not facts["fence"]:
                 continue  # with a fence it was discarded, and what its attempts tell is late
-            claimed = facts["state"] == "published" and key in self._shards  # else only what is known of it changed
-            if claimed and (key, facts["publication"]) not in self._outbox:
+            if self._numbers is not None and facts["state"] == "published":
+                shard, _ = self._numbers
                 number = {name: facts[name] for name in ("publication", "fence")}
-                rows.append(("claim", key, {"shard": self._shards[key], **number, "row": False, "version": version}))
+                if number["publication"] > self._before.last:  # else only what is known of the node has changed
+                    rows.append(("claim", key, {"shard": shard, **number, "version": version}))
             rows.append(("state", key, {**facts, "version": version}))
+        if self._numbers is not None and (confirmed := self._numbers[1].confirmed) > self._before.confirmed:
+            rows.append(("confirmed", f"shard-{self._numbers[0]}", {"number": confirmed, "version": version}))
         return rows
 
 
@@ -148,7 +155,7 @@ class RecordedDatabase:
             nonlocal wrote
             rows = Rows()
             version = tr.get_read_version()
-            result = body(cast(Transaction, _RecordedTransaction(tr, rows.written)))
+            result = body(cast(Transaction, _RecordedTransaction(tr, rows)))
             told = rows.told(version)
             if wrote := bool(told):
                 tries.append(str(next(self._numbers)))
@@ -188,18 +195,24 @@ class RecordedDatabase:
 
 
 class _RecordedTransaction:
-    """A wrapper of a `Transaction` that calls a function with each key and value that is set."""
+    """A wrapper of a `Transaction` that collects what it reads and sets."""
 
-    __slots__ = ("_transaction", "_written")
+    __slots__ = ("_rows", "_transaction")
 
-    def __init__(self, transaction: Transaction, written: Callable[[bytes, bytes], None]) -> None:
+    def __init__(self, transaction: Transaction, rows: Rows) -> None:
         self._transaction = transaction
-        self._written = written
+        self._rows = rows
+
+    def get(self, key: bytes, *, snapshot: bool = False) -> bytes | None:
+        """Return the value of a key as `Transaction.get` does, and record it."""
+        value = self._transaction.get(key, snapshot=snapshot)
+        self._rows.read(key, value)
+        return value
 
     def set(self, key: bytes, value: bytes) -> None:
         """Write a key and its value as `Transaction.set` does, and record them."""
         self._transaction.set(key, value)
-        self._written(key, value)
+        self._rows.written(key, value)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transaction, name)
@@ -217,7 +230,7 @@ class RecordedBroker:
         """Publish as `Broker.publish` does; record workflow tasks; with failpoints around these and answers."""
         if exchange == routing.REPLIES:
             return self._answered(message, exchange, routing_key, how)
-        if exchange != routing.SUBMIT or tasks.WORKFLOW_HEADER not in message.headers:
+        if exchange not in (routing.SUBMIT, routing.AGENTS) or tasks.WORKFLOW_HEADER not in message.headers:
             return self._broker.publish(message, exchange=exchange, routing_key=routing_key, **how)
         self._reached("publish.before")
         self._note(Type.INVOKE, "publish", str(message.message_id), **_numbers(message))

@@ -231,14 +231,39 @@ def _number(one: Operation) -> tuple[int, int]:
 
 
 def outbox_kept(index: HistoryIndex) -> CheckResult:
-    """Check that whatever a dispatcher decided to publish has a row in its outbox, so that no crash can prevent it."""
-    claims = [one for one in index.of("claim") if one.happened and "row" in one.val]
-    violations = [
-        f"{one.key} was claimed as {one.val['publication']} without a row in the outbox"
-        for one in claims
-        if not one.val["row"]
+    """Check that what the ledger counts as confirmed is with the broker, so that no crash can prevent a publish.
+
+    A publication that is not confirmed may be passed over once its node has ended or is published again, or when the
+    shard is rebuilt, which publishes the node again.
+    """
+    sent = {_number(one): one.last for one in reversed(index.of("publish")) if one.happened}
+    claims: dict[str, list[Operation]] = defaultdict(list)
+    for one in index.of("claim"):
+        if one.happened:
+            claims[f"shard-{one.val['shard']}"].append(one)
+    violations = []
+    for shard, confirms in index.by_key("confirmed"):
+        for claim in claims[shard]:
+            until = min((one.first for one in confirms if one.possible and _covers(one, claim)), default=None)
+            if until is not None and sent.get(_number(claim), until) >= until and not _is_settled(index, claim, until):
+                violations.append(f"{claim.key} counts as confirmed as {claim.val['publication']}, and was not sent")
+    return CheckResult(
+        "outbox kept", "what counts as sent is with the broker", sum(map(len, claims.values())), tuple(violations)
+    )
+
+
+def _covers(confirm: Operation, claim: Operation) -> bool:
+    return bool(confirm.val["number"] >= claim.val["publication"] and confirm.val["version"] > claim.val["version"])
+
+
+def _is_settled(index: HistoryIndex, claim: Operation, until: float) -> bool:
+    """Tell whether a claim without a confirm needed none any more at an index of the history."""
+    later = [
+        *(one for one in index.about("state", claim.key) if one.val["state"] != "published"),
+        *index.about("claim", claim.key),
+        *(one for one in index.about("built", f"shard-{claim.val['shard']}")),
     ]
-    return CheckResult("outbox kept", "what is claimed is in the outbox", len(claims), tuple(violations))
+    return any(one.possible and one.first < until and one.val["version"] > claim.val["version"] for one in later)
 
 
 def recorded_before_acked(index: HistoryIndex) -> CheckResult:

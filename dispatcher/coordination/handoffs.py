@@ -38,7 +38,7 @@ from dispatcher.ledger.commands import Began
 from dispatcher.ledger.effects import NodeKey, OutgoingMessage
 from dispatcher.ledger.handlers import finish
 from dispatcher.ledger.handlers.requests import Query, ShardChange
-from dispatcher.ledger.keyspace import FLIGHTS, STATUSES
+from dispatcher.ledger.keyspace import STATUSES
 from dispatcher.ledger.nodes import advance, claim, limits
 from dispatcher.ledger.nodes.approvals import judging
 from dispatcher.ledger.nodes.attempts import UNDER_WAY, say_failed, write_attempt
@@ -443,7 +443,6 @@ def move(unit: UnitOfWork, row: NodeRecord, handoff: HandoffRecord, agent: str) 
     say_failed(unit, node_key, row, Failure(HANDED_OFF, "HandedOff", handoff.reason or message))
     limits.cancel_timeout(unit, node_key, row)
     locks.hand_over(unit, node_key.task_id, handoff.owner, agent)
-    unit.tr.clear(FLIGHTS.pack((unit.shard, *node_key)))
     row.handoffs += 1
     declared = unit.definition(node_key).call
     is_own = declared is not None and declared.capability == handoff.capability

@@ -130,13 +130,13 @@ class Proposed:
 
 @dataclass(frozen=True, slots=True)
 class Fill:
-    """The order to claim up to `room` ready nodes of a capability, for which publishing capacity is reserved already.
+    """The order to claim the first nodes of a capability's backlog, for which publishing capacity is reserved already.
 
-    The answer is whether there may be more ready nodes.
+    The answer is the nodes that are left for another transaction.
     """
 
     capability: str
-    room: int
+    node_keys: tuple[NodeKey, ...]
 
 
 @dataclass(frozen=True, slots=True)

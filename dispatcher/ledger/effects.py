@@ -163,6 +163,8 @@ class Effects:
 
     publications: list[Publication] = field(default_factory=list)
     transitions: list[Transition] = field(default_factory=list)
+    waiting: set[NodeKey] = field(default_factory=set)
+    """The nodes that became ready and wait for room; a paused workflow's ready nodes wait for its resume instead."""
     results: dict[NodeKey, bytes] = field(default_factory=dict)
     """The encoded results of the nodes that completed in the transaction."""
     failures: dict[NodeKey, Failure] = field(default_factory=dict)

@@ -35,8 +35,6 @@ milliseconds since the epoch; a *level* is 0 to 2, the urgent first. Values carr
     ├── "edge"        (workflow, node, dependent)                         → failure policy; from "" to every root
     ├── "status"      (workflow, node)                                    → its row: state, attempt, fence, tally
     ├── "attempt"     (workflow, node, fence)                             → row of an attempt that another followed
-    ├── "ready"       (shard, capability, level, ready_ms, workflow, node) → nothing
-    ├── "flight"      (shard, workflow, node)                             → routing key; published and not ended
     ├── "dead"        (workflow, node)                                    → nothing; while the node is dead
     ├── "approval"    (ready_ms, workflow, node)                          → the question; until it is answered
     ├── "decision"    (workflow, node)                                    → its row: the last question or judgement
@@ -60,8 +58,8 @@ milliseconds since the epoch; a *level* is 0 to 2, the urgent first. Values carr
     │   work to do (timers.py, outbox.py)
     ├── "timer"       (workflow, node, kind)                              → shard, due_ms, fence
     ├── "due"         (shard, due_ms, workflow, node, kind)               → fence
-    ├── "outbox"      (shard, publication)                                → workflow, node, fence
-    ├── "published"   (shard)                                             → last publication number given
+    ├── "published"   (shard)                                             → last publication number given, and
+    │                                                                       the one up to which all are confirmed
     │
     │   locks (coordination/locks.py)
     ├── "lock"        (ticket)                                            → its row: owner, resources, fence
@@ -135,8 +133,6 @@ NODES = ROOT["node"]
 EDGES = ROOT["edge"]
 STATUSES = ROOT["status"]
 ATTEMPTS = ROOT["attempt"]
-READY = ROOT["ready"]
-FLIGHTS = ROOT["flight"]
 DEAD = ROOT["dead"]
 APPROVALS = ROOT["approval"]
 DECISIONS = ROOT["decision"]
@@ -153,7 +149,6 @@ VALUES = ROOT["value"]
 
 TIMERS = ROOT["timer"]
 DUE = ROOT["due"]
-OUTBOX = ROOT["outbox"]
 PUBLISHED = ROOT["published"]
 
 LOCKS = ROOT["lock"]

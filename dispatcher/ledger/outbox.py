@@ -1,66 +1,40 @@
-"""The outbox: rows for tasks to publish, written in the transaction that claims the nodes, cleared on the confirm.
+"""The outbox of a shard: the published nodes whose tasks the broker may not have.
 
-A row is published after the commit and cleared with the next one. Every row has a *publication number*, which grows
-within its shard and is never given twice, not even after the row is gone. A row that outlived its dispatcher may have
-been published or not; the next owner of the shard publishes the node under a new number, so that the two publications
-differ, and drops the old row.
+Every publication has a *number*, which grows within its shard and is never given twice. The transaction that claims a
+node gives it the number, and its task is published after the commit. Once the broker has confirmed all publications up
+to a number, a later transaction records that number. So the outbox needs no rows of its own: it is the nodes that are
+published under a higher number. After a crash their tasks may be with the broker or not; the shard's next owner
+publishes them again under new numbers, so that the two publications of a node differ.
 
-Numbers are counted in the shard's own key: two transactions of one shard that publish conflict. The shard's one owner
+Both numbers are in one key of the shard: two transactions of one shard that publish conflict. The shard's one owner
 runs them one after the other, in batches.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from dataclasses import dataclass
 
-from coditect.model.message import value
 from dispatcher.ledger import versions
-from dispatcher.ledger.keyspace import OUTBOX, PUBLISHED
-from dispatcher.store.transaction import KeyValue, Reads, Transaction
+from dispatcher.ledger.keyspace import PUBLISHED
+from dispatcher.store.transaction import Reads, Transaction
 
 
-@value
-class Row:
-    """A row of the outbox: a node whose task is to be published, under a publication number."""
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """The publication numbers of a shard."""
 
-    publication: int
-    workflow: str
-    node: str
-    fence: int
-
-
-def put(tr: Transaction, shard: int, row: Row) -> None:
-    """Write the row of a task that is to be published, so that a crash between commit and publish loses no task.
-
-    The number of the row follows the one of `last_number`, and `count` records it.
-    """
-    tr.set(OUTBOX.pack((shard, row.publication)), versions.OUTBOX.pack((row.workflow, row.node, row.fence)))
+    last: int = 0
+    """The last number given; 0 when none was given."""
+    confirmed: int = 0
+    """The number up to which the broker has confirmed all publications of nodes that are still published."""
 
 
-def last_number(tr: Reads, shard: int) -> int:
-    """Return the last publication number that the shard gave; 0 when it never gave one."""
+def numbers(tr: Reads, shard: int) -> Numbers:
+    """Return the publication numbers that a shard has given, and that its broker has confirmed."""
     stored = tr.get(PUBLISHED.pack((shard,)))
-    return 0 if stored is None else int(versions.PUBLISHED.unpack(stored)[0])
+    return Numbers() if stored is None else Numbers(*versions.PUBLISHED.unpack(stored))
 
 
-def count(tr: Transaction, shard: int, last: int) -> None:
-    """Record `last` as the highest publication number that the shard has given."""
-    tr.set(PUBLISHED.pack((shard,)), versions.PUBLISHED.pack((last,)))
-
-
-def waiting(tr: Reads, shard: int, *, after: int = 0, limit: int = 100) -> list[Row]:
-    """Return the shard's first `limit` outbox rows above number `after`, in the order of their publication numbers."""
-    begin, end = OUTBOX.pack((shard, after + 1)), OUTBOX.range((shard,))[1]
-    return [_row(pair) for pair in tr.get_range(begin, end, limit=limit)]
-
-
-def clear(tr: Transaction, shard: int, publications: Iterable[int]) -> None:
-    """Remove the outbox rows of the given publications; a row that is missing is ignored."""
-    for publication in publications:
-        tr.clear(OUTBOX.pack((shard, publication)))
-
-
-def _row(pair: KeyValue) -> Row:
-    key, row = pair
-    workflow, node, fence = versions.OUTBOX.unpack(row)
-    return Row(OUTBOX.unpack(key)[1], workflow, node, fence)
+def record(tr: Transaction, shard: int, numbers: Numbers) -> None:
+    """Record the last number that the shard has given, and the one up to which the broker has confirmed all."""
+    tr.set(PUBLISHED.pack((shard,)), versions.PUBLISHED.pack((numbers.last, numbers.confirmed)))

@@ -6,19 +6,24 @@ one transaction, changed in place by the handlers and written back by the unit o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 from typing import Any
 
 from coditect.workflow.attempt_row import AttemptRow
 from coditect.workflow.states import Tally, TaskState, WorkflowState
-from dispatcher.ledger.keyspace import ENDED, EXPIRIES
+from dispatcher.ledger.keyspace import ENDED, EXPIRIES, LIVE, STATUSES
 from dispatcher.ledger.versions import ATTEMPT, RUN, STATUS, WORKFLOW_HEAD
-from dispatcher.store.transaction import Transaction
+from dispatcher.store.transaction import KeyValue, Reads, Transaction
 
 _STATES = {state.value: state for state in TaskState}
 """The task states by their text in rows; a look-up here is three times as fast as a call of the enum."""
 _NO_EDGES = Tally(0, 0)
+MAX_WORKFLOWS_READ = 64
+"""The most live workflows whose rows one read returns."""
+MAX_ROWS_READ = 500
+"""The most rows of one workflow that one read returns."""
+_ACTIVE = tuple(STATUS.pack([state.value])[:-1] for state in (TaskState.READY, TaskState.PUBLISHED, TaskState.WORKING))
 
 _ENDS = (
     (TaskState.FAILED, WorkflowState.FAILED),
@@ -232,6 +237,33 @@ class NodeRecord:
         """Decode a row of the store to a node record."""
         state, needed, left, met, worst, *others = STATUS.unpack(row)
         return cls(_STATES[state], Tally(needed, left, met, None if worst is None else _STATES[worst]), *others)
+
+
+def may_be_active(row: bytes) -> bool:
+    """Tell without decoding a node's row whether the node is ready, published or working, or written in a newer way."""
+    return row.startswith(_ACTIVE) or row[:1].isdigit()
+
+
+def live_rows(tr: Reads, shard: int, after: tuple[str, str] = ("", "")) -> Iterator[KeyValue]:
+    """Yield the keys and rows of all nodes of a shard's live workflows, in the order of the keys, behind a node."""
+    if after[1]:
+        yield from _rows_behind(tr, *after)
+    begin, end = LIVE.behind((shard,), after[:1])
+    while page := tr.get_range(begin, end, limit=MAX_WORKFLOWS_READ):
+        workflows = [str(LIVE.unpack(key)[1]) for key, _ in page]
+        found = tr.get_ranges([STATUSES.range((workflow,)) for workflow in workflows], limit=MAX_ROWS_READ)
+        for workflow, rows in zip(workflows, found, strict=True):
+            yield from rows
+            if len(rows) == MAX_ROWS_READ:
+                yield from _rows_behind(tr, workflow, str(STATUSES.unpack(rows[-1][0])[1]))
+        begin = page[-1][0] + b"\0"
+
+
+def _rows_behind(tr: Reads, workflow: str, node: str) -> Iterator[KeyValue]:
+    begin, end = STATUSES.behind((workflow,), (node,))
+    while rows := tr.get_range(begin, end, limit=MAX_ROWS_READ):
+        yield from rows
+        begin = rows[-1][0] + b"\0"
 
 
 def pack_attempt(attempt: AttemptRow) -> bytes:

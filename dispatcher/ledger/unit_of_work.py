@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from coditect.errors import NewerVersion
 from coditect.model.result import Failure
-from coditect.workflow.definition import Call, Node, SubWorkflow
+from coditect.workflow.definition import Call, Node
 from coditect.workflow.states import TaskState, WorkflowState
 from dispatcher.ledger import definitions, outbox, timers
 from dispatcher.ledger.definitions import Caches
@@ -20,12 +20,12 @@ from dispatcher.ledger.keyspace import (
     EDGES,
     LIVE,
     NODES,
-    READY,
     RUNS,
     STATES,
     STATUSES,
     WORKFLOWS,
 )
+from dispatcher.ledger.outbox import Numbers
 from dispatcher.ledger.ownership.policy import Policy
 from dispatcher.ledger.rows import NodeRecord, RunRecord, WorkflowRecord
 from dispatcher.ledger.timers import Timer
@@ -82,9 +82,12 @@ class UnitOfWork:
         self._definitions: dict[NodeKey, Node] = {}
         self._rows: dict[NodeKey, bytes] = {}
         """The stored bytes of the definitions that the transaction read or wrote."""
-        self._backlog: dict[str, bool] = {}
         self._to_show: list[NodeKey] = []
-        self._first_number = self._last_number = 0
+        self.backlog = set(caches.backlog)
+        """The capabilities that have ready nodes waiting for room, so that later ready nodes wait behind them."""
+        self.confirmed = 0  # the publication number up to which the broker has confirmed all, if that is to be recorded
+        self._last_number = 0
+        self._stored_numbers: Numbers | None = None
 
     @property
     def is_full(self) -> bool:
@@ -237,9 +240,9 @@ class UnitOfWork:
 
     def _derived(self, node_key: NodeKey) -> Node:
         defined = self.definition(node_key.defined)
-        work = defined.work if isinstance(defined.work, SubWorkflow) else defined.call
+        work = definitions.compensation(defined) if node_key.is_compensation else defined.call
         assert work is not None
-        return Node(node_key.node, work.undo if node_key.is_compensation else work)
+        return Node(node_key.node, work)
 
     def call(self, node_key: NodeKey) -> Call | None:
         """Return a node's capability call, or None; with a handoff's other capability if the node's row was read."""
@@ -283,9 +286,13 @@ class UnitOfWork:
     def last_number(self) -> int:
         """Return the shard's last publication number, at least the one just below all numbers of this incarnation."""
         if not self._last_number:
-            self._first_number = outbox.last_number(self.tr, self.shard)
-            self._last_number = max(self._first_number, self.policy.floor)
+            self._last_number = max(self._numbers().last, self.policy.floor)
         return self._last_number
+
+    def _numbers(self) -> Numbers:
+        if self._stored_numbers is None:
+            self._stored_numbers = outbox.numbers(self.tr, self.shard)
+        return self._stored_numbers
 
     def next_number(self, capability: str) -> int:
         """Return a publication number that is never given again, and permit one publication less of the capability."""
@@ -300,16 +307,7 @@ class UnitOfWork:
 
     def may_publish(self, capability: str) -> bool:
         """Tell whether a capability's ready node may be published now: there is room, and no other one waits."""
-        if not self.has_room(capability):
-            return False
-        if capability not in self._backlog:
-            found = self.tr.snapshot.get_range(*READY.range((self.shard, capability)), limit=1)
-            self._backlog[capability] = bool(found)
-        return not self._backlog[capability]
-
-    def note_backlog(self, capability: str) -> None:
-        """Record that a ready node waits in a capability's backlog, so that later ready nodes wait behind it."""
-        self._backlog[capability] = True
+        return self.has_room(capability) and capability not in self.backlog
 
     def has_room(self, capability: str) -> bool:
         """Tell whether the dispatcher may publish one more task of a capability now."""
@@ -363,8 +361,7 @@ class UnitOfWork:
                 self.effects.runs.append((workflow, run))
         for node_key, (before, row) in self._nodes.items():
             self._write(STATUSES.pack((node_key.workflow, node_key.node)), before, row.pack())
-        if self._last_number != self._first_number:
-            outbox.count(self.tr, self.shard, self._last_number)
+        self._record_numbers()
         self.expect(self._to_show)
         self.effects.snapshots += [self.snapshot(node_key) for node_key in self._to_show]
         changed = self.effects.definitions
@@ -379,9 +376,15 @@ class UnitOfWork:
             row = self.node(publication.node_key)
             if row is not None and row.state in _PUBLISHED and row.publication == publication.number:
                 valid.append(publication)
-            else:
-                outbox.clear(self.tr, self.shard, [publication.number])
         self.effects.publications = valid
+
+    def _record_numbers(self) -> None:
+        if not self._last_number and not self.confirmed:
+            return
+        stored = self._numbers()
+        numbers = Numbers(max(stored.last, self._last_number), max(stored.confirmed, self.confirmed))
+        if numbers != stored:
+            outbox.record(self.tr, self.shard, numbers)
 
     def snapshot(self, node_key: NodeKey) -> NodeSnapshot:
         """Return a node's current snapshot, to update RQ's copy of the workflow."""

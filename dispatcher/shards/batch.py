@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from coditect.errors import CoditectError, InputError, Retryable
 from coditect.model.result import Status
-from dispatcher.ledger import outbox
 from dispatcher.ledger.audit import autonomy
 from dispatcher.ledger.commands import (
     AgentFate,
@@ -62,8 +61,8 @@ class Batch:
     policy: Policy
     caches: Caches
     commands: Sequence[Command]
-    confirmed: Collection[int]
-    """The publication numbers that the broker has confirmed; the batch clears their outbox rows."""
+    confirmed: int
+    """The publication number up to which the broker has confirmed all, if the batch has to record it; or else 0."""
     room: Mapping[str, int]
     now_ms: int
     chance: float
@@ -130,11 +129,10 @@ def run_once(tr: Transaction, batch: Batch) -> BatchResult:
     leases.check(tr, batch.lease)
     unit.doubt = batch.doubt
     unit.follows_on = batch.policy.follow_on and len(batch.commands) == 1  # where there is more, the broker balances it
-    unit.defer_dependents = batch.defer_dependents
+    unit.defer_dependents, unit.confirmed = batch.defer_dependents, batch.confirmed
     if len(node_keys) > 1:
         unit.expect(node_keys)
         unit.expect_ends(ending)
-    outbox.clear(tr, batch.policy.shard, batch.confirmed)  # behind those reads: a write ends the ranges kept for them
     answers: list[Any] = []
     for command in batch.commands:
         if answers and (tr.is_aging or (isinstance(command, Lost) and unit.is_full)):  # its input may have a MiB
@@ -250,17 +248,17 @@ def _claim_proposed(unit: UnitOfWork, node_key: NodeKey) -> bool:
     return False
 
 
-def fill(unit: UnitOfWork, command: Fill) -> bool:
-    """Claim at most `room` ready nodes of a capability, and return whether more ready nodes may wait in its backlog."""
-    unit.add_room(command.capability, command.room)
-    left = command.room
-    for number, node_key in enumerate(claim.backlog(unit, command.capability, command.room)):
-        if not left or not unit.has_room(command.capability) or (number and unit.is_full):
-            return True
+def fill(unit: UnitOfWork, command: Fill) -> tuple[NodeKey, ...]:
+    """Claim nodes of a capability's backlog, and return those that are left for another transaction."""
+    unit.add_room(command.capability, len(command.node_keys))
+    for number, node_key in enumerate(command.node_keys):
+        if not number % advance.AHEAD:
+            unit.expect_all(command.node_keys[number : number + advance.AHEAD])
+        if not unit.has_room(command.capability) or (number and unit.is_full):
+            return command.node_keys[number:]
         if claim.is_readable(unit, node_key):
-            left -= 1
             claim.claim(unit, node_key)
-    return False
+    return ()
 
 
 COMMANDS: Mapping[type, Callable[[UnitOfWork, Any], Any]] = {

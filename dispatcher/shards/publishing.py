@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
 
@@ -32,7 +33,9 @@ from coditect.wire.routing import pinned_message
 from coditect.wire.tasks import task_message
 from coditect.workflow.states import TaskState
 from dispatcher.ledger.effects import Effects, EndedWait, NodeKey, OutgoingMessage, Publication, Transition
+from dispatcher.ledger.outbox import Numbers
 from dispatcher.ports import Ports
+from dispatcher.shards.in_flight import InFlight
 
 log = logging.getLogger(__name__)
 
@@ -96,17 +99,13 @@ class ShardPublisher:
         if recall:
             self._held += self._recall(tuple(self._under_way))
 
-    def go_on(self, last: int) -> list[int]:
-        """Send the publications kept back with numbers above `last`, drop the others, and return the dropped numbers.
-        Both held publications and those on their way up to `last` are dropped. A second call with the same number drops
-        nothing more.
-        """
+    def go_on(self, last: int) -> None:
+        """Send the publications kept back with numbers above `last`; drop the others, those on their way among them."""
         held, self._held = self._held or [], None
         self._last = max(self._last, last)
         held += self._recall([number for number in self._under_way if number <= self._last])
         for publication in held:
             self.send(publication)
-        return [publication.number for publication in held if publication.number <= self._last]
 
     def _recall(self, numbers: Iterable[int]) -> list[Publication]:
         recalled = []
@@ -180,50 +179,83 @@ def tell(ports: Ports, effects: Effects) -> None:
         ports.background.start(send_message(ports.broker, out), name="message")
 
 
-class ConfirmedPublications:
-    """The numbers of confirmed publications, which the shard's next batch takes along and clears from the outbox.
+class Confirms:
+    """The confirms of one shard's publications: the next batch records the number up to which the broker has all.
 
-    A batch only for them would hold up the next result by a whole commit, so there is one only when no other batch came
+    A batch only for that would hold up the next result by a whole commit, so there is one only when no other batch came
     for a while: then `are_overdue` holds, and `on_overdue` is called.
     """
 
-    def __init__(self, on_overdue: Callable[[], None]) -> None:
-        self._numbers: list[int] = []
+    def __init__(self, in_flight: InFlight, on_overdue: Callable[[], None]) -> None:
+        self._in_flight = in_flight
+        self._open: OrderedDict[int, NodeKey] = OrderedDict()
+        """The publications without a confirm by number, in the order of the numbers."""
+        self._last = self._recorded = 0
+        self._may_record = True
         self._on_overdue = on_overdue
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
         self.are_overdue = False
-        """Whether numbers have waited for a batch for so long that they get one of their own."""
+        """Whether a number has waited for a batch for so long that it gets one of its own."""
 
-    def __len__(self) -> int:
-        return len(self._numbers)
+    def take_over(self, numbers: Numbers, unconfirmed: Mapping[int, NodeKey], *, complete: bool) -> None:
+        """Start from the numbers in the ledger, and from the publications that may be without a confirm.
 
-    def add(self, numbers: Iterable[int], *, within_seconds: float) -> None:
-        """Add numbers of confirmed publications; if no batch takes them in time, `on_overdue` is called."""
-        self._numbers.extend(numbers)
-        if self._numbers and self._timer is None and not self._closed:
-            self._timer = asyncio.get_running_loop().call_later(within_seconds, self._ring)
+        If these are not all, since only a newer dispatcher can read some nodes, no confirm is recorded.
+        """
+        self._open = OrderedDict(sorted({**self._open, **unconfirmed}.items()))
+        self._last, self._recorded, self._may_record = numbers.last, numbers.confirmed, complete
 
-    def take(self) -> list[int]:
-        """Remove and return the confirmed publications' numbers for a batch; `add` them again if the batch fails."""
-        self._stop()
-        numbers, self._numbers, self.are_overdue = self._numbers, [], False
-        return numbers
+    def add(self, publications: Iterable[Publication]) -> None:
+        """Note publications that are about to be sent; their numbers grow."""
+        for publication in publications:
+            self._open[publication.number] = publication.node_key
+            self._last = publication.number
+
+    def note(self, number: int) -> None:
+        """Note that the broker has confirmed a publication."""
+        self._open.pop(number, None)
+
+    @property
+    def unrecorded(self) -> int:
+        """The number up to which all publications are confirmed, if the ledger does not have it; or else 0."""
+        confirmed = self._last
+        while self._open:
+            number, node_key = next(iter(self._open.items()))
+            flight = self._in_flight.get(node_key)
+            if flight is not None and flight.publication == number:
+                confirmed = number - 1
+                break
+            del self._open[number]  # its node has ended, or is published again: nobody needs its confirm
+        return confirmed if confirmed > self._recorded and self._may_record else 0
+
+    def take(self) -> int:
+        """Return `unrecorded` for a batch that begins now."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self.are_overdue = False
+        return self.unrecorded
+
+    def record(self, number: int) -> None:
+        """Note that a batch has recorded a number."""
+        self._recorded = max(self._recorded, number)
+
+    def wait(self, seconds: float) -> None:
+        """Let a number wait so long for a batch, if there is one to record."""
+        if self._timer is None and not self._closed and self.unrecorded:
+            self._timer = asyncio.get_running_loop().call_later(seconds, self._ring)
 
     def close(self) -> None:
-        """Stop the timer after which waiting numbers get a batch of their own; `add` and `take` still work."""
+        """Wait for no batch any more; the other methods still work."""
         self._closed = True
-        self._stop()
+        if self._timer is not None:
+            self._timer.cancel()
 
     def _ring(self) -> None:
         self._timer = None
         self.are_overdue = True
         self._on_overdue()
-
-    def _stop(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
 
 
 _FAILED = (TaskState.FAILED, TaskState.DEAD, TaskState.REJECTED)

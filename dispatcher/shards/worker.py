@@ -1,8 +1,8 @@
 """The worker of one shard: it applies all commands to the shard's workflows, batch by batch.
 
 A batch is one transaction over all commands that have arrived, up to a bound. After the commit its effects are applied
-in order: deliveries are settled and requests answered, then claimed tasks are published, and the next batch clears the
-confirmed ones from the outbox. A crash anywhere repeats a step, and every step is idempotent.
+in order: deliveries are settled and requests answered, then claimed tasks are published, and a later batch records
+which ones the broker has confirmed. A crash anywhere repeats a step, and every step is idempotent.
 
 The worker is open as long as the shard's lease is this dispatcher's. A commit that finds the lease lost closes the
 worker, and its remaining commands go back unsettled.
@@ -21,7 +21,6 @@ from coditect.errors import CoditectError, NewerVersion, Retryable, Unroutable
 from coditect.model.message import value
 from coditect.telemetry.metrics import COMMITS_REFUSED, RESULTS_REFUSED, Metrics
 from coditect.wire.control import Progress
-from coditect.workflow.states import TaskState
 from dispatcher.ledger.commands import (
     Asked,
     Began,
@@ -46,10 +45,11 @@ from dispatcher.ledger.workflows.recover import RecoveredShard, learn
 from dispatcher.metrics import ShardMetrics
 from dispatcher.ports import Ports
 from dispatcher.shards import batch
+from dispatcher.shards.backlog import Backlog, Place
 from dispatcher.shards.completions import Settle, Undone, ignore, pass_on
 from dispatcher.shards.continuations import UnfinishedWork
 from dispatcher.shards.in_flight import InFlight
-from dispatcher.shards.publishing import ConfirmedPublications, ShardPublisher, tell
+from dispatcher.shards.publishing import Confirms, ShardPublisher, tell
 from dispatcher.shards.status_cache import StatusCache
 from dispatcher.shards.timers import TimerService
 from dispatcher.store.errors import StoreFailed
@@ -65,7 +65,7 @@ REBUILD_RETRY_SECONDS = 0.2
 WORKER_CLOSE_SECONDS = 0.5
 """The seconds that a closing worker waits for the broker's confirms, and for its last updates to RQ."""
 OUTBOX_IDLE_SECONDS = 0.2
-"""The seconds without a batch after which the worker clears confirmed outbox rows in a batch of its own."""
+"""The seconds without a batch after which the worker records confirms in a batch of its own."""
 MOST_FILL = 500
 
 
@@ -98,7 +98,6 @@ class ShardWorker:
         self._unfinished = UnfinishedWork(self.shard, ports.database, ports.background, self.put)
         self._unsure = False
         """Whether a transaction may have been committed whose effects were not applied in memory."""
-        self._confirmed = ConfirmedPublications(self._wake.set)
         self._publisher = ShardPublisher(ports.broker, self._published, ports.tracing)
         self._unsent: deque[Effects] = deque()
         """The effects of committed transactions whose tasks are yet to be published."""
@@ -106,11 +105,11 @@ class ShardWorker:
         self._work: asyncio.Task[None] | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self.in_flight = InFlight(ports.capacity)
+        self._confirms = Confirms(self.in_flight, self._wake.set)
         self.newer = 0
         """The number of published nodes whose rows only a newer dispatcher can read, and which are left alone."""
         self.status_cache = StatusCache()
-        self.backlog: dict[str, None] = {}
-        """The capabilities of which the shard may have ready nodes in the backlog."""
+        self.backlog = Backlog()
         self.marker = marker
         """The name of the marker queue of the broker to which the shard's tasks were published, or are about to be."""
         self.closed = False
@@ -122,10 +121,10 @@ class ShardWorker:
 
     async def open(self) -> None:
         """Start the worker from the shard's state in the ledger, and publish tasks again that may be unpublished."""
-        found = await self._ports.database.read(lambda tr: learn(tr, self.shard))
-        if found.newer:
-            facts = {"shard": self.shard, "nodes": len(found.newer), "fix": NEWER_VERSION_FIX}
-            log.warning("A newer dispatcher wrote nodes that are under way; they are left alone", extra=facts)
+        found = await learn(self._ports.database, self.shard)
+        if found.active.newer:
+            facts = {"shard": self.shard, "nodes": len(found.active.newer), "fix": NEWER_VERSION_FIX}
+            log.warning("A newer dispatcher wrote nodes of live workflows; they are left alone", extra=facts)
         self._take_up(found)
         self.timer_service.open()
         keep = partial(self._ports.background.keep, until=lambda: self.closed)
@@ -135,20 +134,17 @@ class ShardWorker:
         self._nudge()
 
     def _take_up(self, found: RecoveredShard) -> None:
-        """Take over the publications that the ledger has recorded, and publish again those that may be unsent."""
-        known = {flight.publication for _, flight in self.in_flight}
-        waiting = {moved.row.publication for moved in found.in_flight if moved.state is TaskState.PUBLISHED} - known
-        for unsent in found.rows:
-            if NodeKey(unsent.workflow, unsent.node) in found.newer:
-                continue  # whoever can read the node publishes it, if it is not published
-            if unsent.publication in waiting:
-                self.put(Lost(NodeKey(unsent.workflow, unsent.node), unsent.publication))
-            elif unsent.publication not in known:
-                self._note_confirmed([unsent.publication])
-        self.newer = len(found.newer)
-        self.in_flight.agree(found.in_flight, asyncio.get_running_loop().time())
+        """Take over the nodes that are ready or published, and publish again those that may be unsent."""
+        active, known = found.active, {flight.publication for _, flight in self.in_flight}
+        unsent = {number: node_key for number, node_key in found.unsent.items() if number not in known}
+        self._confirms.take_over(found.numbers, unsent, complete=not active.newer)
+        for number, node_key in unsent.items():
+            self.put(Lost(node_key, number))
+        self.newer = len(active.newer)
+        self.in_flight.agree(active.in_flight, asyncio.get_running_loop().time())
         self.in_flight.doubt(found.doubtful)
-        self.backlog |= dict.fromkeys(found.backlog)
+        self.backlog.clear()
+        self.backlog.follow(active.ready, {moved.node_key for moved in active.ready})
         if found.has_todo:
             self.put(Continue())
         self.timer_service.set(found.next_due_ms)
@@ -162,27 +158,27 @@ class ShardWorker:
         if not self._lost:
             self._send()
         last = () if self.projector is None else (self.projector.tell_last(WORKER_CLOSE_SECONDS),)
-        await asyncio.gather(self._clear_last(), *last)
+        await asyncio.gather(self._record_last(), *last)
         self._give_back()
 
-    async def _clear_last(self) -> None:
-        """Clear the outbox rows of confirmed publications, so that the next owner publishes none of them again."""
+    async def _record_last(self) -> None:
+        """Record which publications are confirmed, so that the next owner publishes none of them again."""
         if not self._lost:
             await self._publisher.settled(WORKER_CLOSE_SECONDS)
-        if self._confirmed and not self._lost:
+        if self._confirms.unrecorded and not self._lost:
             try:
                 await self._commit([])
             except LostLease as error:
                 self._refused(error)
             except CoditectError as error:
-                log.debug("The outbox was not cleared", extra={"shard": self.shard, "reason": str(error)})
+                log.debug("The last confirms were not recorded", extra={"shard": self.shard, "reason": str(error)})
 
     def _give_back(self) -> None:
         self.closed = True
         self._unsent.clear()
         self.timer_service.close()
         self._unfinished.close()
-        self._confirmed.close()
+        self._confirms.close()
         self.status_cache.clear()
         for task in self._tasks:
             task.cancel()
@@ -218,7 +214,7 @@ class ShardWorker:
                 self.put(lost)
 
     def _go_on(self, last: int) -> None:
-        self._note_confirmed(self._publisher.go_on(last))
+        self._publisher.go_on(last)
 
     def ask(self, command: Command) -> asyncio.Future[Any]:
         """Queue a command; its answer is awaited, which raises the error that refused it, or `Undone` (retryable)."""
@@ -245,7 +241,7 @@ class ShardWorker:
         while not self.closed:
             await self._wake.wait()
             self._wake.clear()
-            while (self._entries or self._confirmed.are_overdue or self._unsure) and not self.closed:
+            while (self._entries or self._confirms.are_overdue or self._unsure) and not self.closed:
                 await self._run_batch(self._next_entries())
 
     def _next_entries(self) -> list[QueuedCommand]:
@@ -306,19 +302,21 @@ class ShardWorker:
         self._on_lost(self.shard)
 
     async def _commit(self, entries: list[QueuedCommand]) -> None:
-        commands, confirmed = [entry.command for entry in entries], self._confirmed.take()
-        clock, caches = self._ports.clock, Caches(self._definitions, frozenset(self._unfinished.skipped))
+        commands, confirmed = [entry.command for entry in entries], 0 if self._unsure else self._confirms.take()
+        skipped, waiting = frozenset(self._unfinished.skipped), frozenset(self.backlog)
+        clock, caches = self._ports.clock, Caches(self._definitions, skipped, waiting)
         moment = (self._ports.capacity.room(), clock.now_ms(), clock.chance(), self._defer_dependents, clock.doubt)
         next_batch = batch.Batch(self.lease, self._policy, caches, commands, confirmed, *moment)
         began = asyncio.get_running_loop().time()
         try:
             done = await self._ports.database.run(partial(batch.run, batch=next_batch))
         except BaseException:
-            self._note_confirmed(confirmed)
+            self._confirms.wait(OUTBOX_IDLE_SECONDS)
             self._doubt()
             raise
         if done.repeated:
             self._doubt()
+        self._confirms.record(confirmed)
         self._count(done.effects, began)
         self._entries.extendleft(reversed(entries[len(done.answers) :]))
         try:
@@ -343,9 +341,8 @@ class ShardWorker:
         self.status_cache.note(effects)
         self._definitions.note(effects.definitions)
         self.in_flight.follow_all(effects, now)
-        for moved in effects.transitions:
-            if moved.state is TaskState.READY:
-                self.backlog[moved.capability] = None
+        self._confirms.add(effects.publications)
+        self.backlog.follow(effects.transitions, effects.waiting)
 
     def _after(self, effects: Effects) -> None:
         """Carry out a committed batch's effects: publish tasks and events, update RQ, queue follow-up commands."""
@@ -374,7 +371,8 @@ class ShardWorker:
 
     def _published(self, publication: Publication, error: BaseException | None) -> None:
         if error is None:
-            self._note_confirmed([publication.number])
+            self._confirms.note(publication.number)
+            self._confirms.wait(OUTBOX_IDLE_SECONDS)
             if self._ports.capacity.note_queue(publication.task.capability):
                 self._nudge()
         elif self.closed:
@@ -387,9 +385,6 @@ class ShardWorker:
             lost = Lost(publication.node_key, publication.number)
             asyncio.get_running_loop().call_later(BATCH_RETRY_SECONDS, self.put, lost)
 
-    def _note_confirmed(self, publications: list[int]) -> None:
-        self._confirmed.add(publications, within_seconds=OUTBOX_IDLE_SECONDS)
-
     async def _catch_up(self) -> None:
         """Read the shard's state from the ledger again, once a commit succeeds after one with an unknown outcome.
 
@@ -397,7 +392,7 @@ class ShardWorker:
         """
         if not self._unsure or self.closed:
             return
-        found = await self._ports.database.read(lambda tr: learn(tr, self.shard))
+        found = await learn(self._ports.database, self.shard)
         self._unsure = False
         self._take_up(found)
         self.status_cache.clear()
@@ -405,17 +400,18 @@ class ShardWorker:
 
     def fill(self, capability: str, room: int) -> None:
         """Queue a command to claim up to `room`, at most 500, ready nodes of a capability, if any; reserve capacity."""
-        room = min(room, MOST_FILL)
-        if room > 0 and capability in self.backlog:
-            del self.backlog[capability]
-            self._ports.capacity.keep(capability, room)
-            self.put(Fill(capability, room), partial(self._filled, capability, room))
+        taken = self.backlog.take(capability, min(room, MOST_FILL))
+        if taken:
+            self._ports.capacity.keep(capability, len(taken))
+            node_keys = tuple(node_key for _, node_key in taken)
+            self.put(Fill(capability, node_keys), partial(self._filled, capability, taken))
 
-    def _filled(self, capability: str, room: int, more: Any) -> None:
-        """Free the capacity that a `Fill` command reserved, and note whether more nodes of the capability wait."""
-        self._ports.capacity.free(capability, room)
-        if more is True:
-            self.backlog[capability] = None
+    def _filled(self, capability: str, taken: list[Place], left: Any) -> None:
+        """Free the capacity that a `Fill` command reserved, and put the nodes back that it left, or all if refused."""
+        self._ports.capacity.free(capability, len(taken))
+        first_left = 0 if isinstance(left, CoditectError) else len(taken) - len(left)
+        self.backlog.put_back(capability, taken[first_left:])
+        if taken[first_left:]:
             self._nudge()
 
 

@@ -35,7 +35,7 @@ async def test_no_promise_is_broken_whatever_breaks(seed: int, tmp_path: Path) -
 
 
 @pytest.mark.endurance
-@pytest.mark.parametrize("mutant", ["skip_fence", "drop_outbox_row"])
+@pytest.mark.parametrize("mutant", ["skip_fence", "confirmed_unsent"])
 async def test_mutant_in_real_processes_is_caught_within_three_seeds(mutant: str, tmp_path: Path) -> None:
     for seed in SEEDS:
         verdict = await run(RunOrder(seed, 60.0, tmp_path / f"run-{seed}", mutant=mutant))

@@ -13,10 +13,8 @@ from coditect.model.result import INTERRUPTED, NOT_BEGUN, RETRY_AFTER, Failure, 
 from coditect.model.retry import Retry
 from coditect.wire.workflow_tasks import Claim, Verdict
 from coditect.workflow.states import TaskState
-from dispatcher.ledger import outbox
 from dispatcher.ledger.commands import AgentFate, Began, Claimed, Finished, Heard, Lost
 from dispatcher.ledger.effects import NodeKey
-from dispatcher.ledger.keyspace import FLIGHTS
 from dispatcher.ledger.nodes import advance, claim, limits, loops
 from dispatcher.ledger.nodes.attempts import (
     DEADLY,
@@ -54,7 +52,7 @@ def finished(unit: UnitOfWork, command: Finished) -> None:
         return
     if outcome.status is not Status.COMPLETED:
         outcome = limits.judged(unit, row, outcome)
-    _take_in(unit, node_key, row, outcome)
+    _take_in(row, outcome)
     call = unit.call(node_key)
     if outcome.status is Status.COMPLETED:
         if (
@@ -82,16 +80,11 @@ def _is_current(row: NodeRecord, command: Finished) -> bool:
     return row.fence == command.fence
 
 
-def _take_in(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, outcome: Outcome) -> None:
-    """Write an ended attempt's agent and start time to the node's row, and remove the node from the published nodes."""
+def _take_in(row: NodeRecord, outcome: Outcome) -> None:
+    """Write an ended attempt's agent and start time to the node's row."""
     row.agent = outcome.agent_id or row.agent
     if outcome.started_at_ms is not None:
         row.started_ms = outcome.started_at_ms
-    _leave_flight(unit, node_key)
-
-
-def _leave_flight(unit: UnitOfWork, node_key: NodeKey) -> None:
-    unit.tr.clear(FLIGHTS.pack((unit.shard, node_key.workflow, node_key.node)))
 
 
 def _failed(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, command: Finished) -> None:
@@ -209,7 +202,6 @@ def claimed(unit: UnitOfWork, command: Claimed) -> Claim:
     if row.state not in UNDER_WAY or command.publication < row.publication:
         return Claim(Verdict.STALE)
     if limits.too_late(unit, row):
-        _leave_flight(unit, node_key)
         advance.fail(unit, node_key, row, limits.by_our_clock(unit, limits.START_TIMEOUT))
         return Claim(Verdict.STALE)
     if row.state is TaskState.WORKING and row.agent == command.agent:
@@ -256,7 +248,6 @@ def _may_begin(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, command: Cl
         unit.move(node_key, row, row.state)
     elif not in_doubt:
         row.attempt = max_attempts
-        _leave_flight(unit, node_key)
         advance.fail(unit, node_key, row, why, state=_state_of(why), said=why is not LOST_TOO_OFTEN)
     return False
 
@@ -304,7 +295,6 @@ def _has_another(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, reason: F
         reason = LOST_TOO_OFTEN
     own = _own_policy(unit, node_key)
     if own is not None and row.attempt >= own.max_attempts:
-        _leave_flight(unit, node_key)
         advance.fail(unit, node_key, row, reason, state=TaskState.DEAD)
         return False
     say_failed(unit, node_key, row, reason)
@@ -319,7 +309,6 @@ def lost(unit: UnitOfWork, command: Lost) -> None:
     Nothing is lost when another agent has the task by now: it may have begun during the search.
     """
     node_key = command.node_key
-    outbox.clear(unit.tr, unit.shard, [command.publication])
     row, run = unit.node(node_key), unit.run(node_key.workflow)
     if row is None or run is None or row.state not in UNDER_WAY or row.publication != command.publication:
         return

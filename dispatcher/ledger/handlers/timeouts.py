@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from coditect.model.result import Failure
 from coditect.workflow.definition import Approval, OnTimeout
 from coditect.workflow.states import TaskState, WorkflowState
-from dispatcher.ledger import outbox, timers
+from dispatcher.ledger import timers
 from dispatcher.ledger.commands import Due, Finished, NoQueue
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.handlers import finish
@@ -112,13 +112,11 @@ _KINDS: Mapping[str, Callable[[UnitOfWork, NodeKey, NodeRecord, Timer], None]] =
 
 
 def no_queue(unit: UnitOfWork, command: NoQueue) -> None:
-    """Let a node whose task no queue takes be ready again after 1 s; an outdated notice only clears the outbox."""
+    """Let a node whose task no queue takes be ready again after 1 s; ignore an outdated notice."""
     node_key = command.node_key
-    outbox.clear(unit.tr, unit.shard, [command.publication])
     row = unit.node(node_key)
     if row is None or row.state is not TaskState.PUBLISHED or row.publication != command.publication:
         return
-    withdrawals.withdraw(unit, node_key, row)
     row.reason = "no_queue"
     unit.move(node_key, row, TaskState.RETRY_WAIT)
     timer = Timer(node_key.workflow, node_key.node, claim.RETRY_TIMER, unit.now_ms + NO_QUEUE_MS, row.fence)

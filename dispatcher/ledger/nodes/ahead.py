@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 
 from dispatcher.ledger.effects import NodeKey
-from dispatcher.ledger.keyspace import EDGES, LEASES, NODES, PUBLISHED, READY, RUNS, STATUSES, VALUES
+from dispatcher.ledger.keyspace import EDGES, LEASES, NODES, PUBLISHED, RUNS, STATUSES, VALUES
 from dispatcher.ledger.nodes.inputs import INPUT, RESULT, before, has_expressions
 from dispatcher.ledger.ownership.leases import Lease
 from dispatcher.ledger.unit_of_work import MOST_AHEAD, UnitOfWork
@@ -38,7 +38,7 @@ def of_batch(unit: UnitOfWork, lease: Lease, node_keys: Sequence[NodeKey], endin
 def _rows(
     unit: UnitOfWork, lease: Lease, node_keys: Sequence[NodeKey], ending: Sequence[NodeKey], follower: NodeKey | None
 ) -> tuple[Iterator[bytes], Iterator[KeyRange]]:
-    return _keys(unit, lease, node_keys, follower), _ranges(unit, ending, follower)
+    return _keys(unit, lease, node_keys, follower), _ranges(ending)
 
 
 def _keys(unit: UnitOfWork, lease: Lease, node_keys: Sequence[NodeKey], follower: NodeKey | None) -> Iterator[bytes]:
@@ -52,12 +52,10 @@ def _keys(unit: UnitOfWork, lease: Lease, node_keys: Sequence[NodeKey], follower
         yield from _of_dependent(unit, follower)
 
 
-def _ranges(unit: UnitOfWork, ending: Sequence[NodeKey], follower: NodeKey | None) -> Iterator[KeyRange]:
+def _ranges(ending: Sequence[NodeKey]) -> Iterator[KeyRange]:
     for node_key in ending:
         if not node_key.is_derived:
             yield EDGES.range((node_key.workflow, node_key.node))
-    if follower is not None:
-        yield from _backlog(unit, follower)
 
 
 def of_dependents(unit: UnitOfWork, node_keys: Collection[NodeKey]) -> None:
@@ -67,7 +65,7 @@ def of_dependents(unit: UnitOfWork, node_keys: Collection[NodeKey]) -> None:
         return
     [node_key] = node_keys
     if node_key != unit.announced and not unit.has_read(node_key):
-        unit.tr.read_ahead(_of_dependent(unit, node_key), _backlog(unit, node_key), limit=1)
+        unit.tr.read_ahead(_of_dependent(unit, node_key))
 
 
 def _of_dependent(unit: UnitOfWork, node_key: NodeKey) -> Iterator[bytes]:
@@ -81,9 +79,3 @@ def _of_dependent(unit: UnitOfWork, node_key: NodeKey) -> Iterator[bytes]:
         for predecessor in before(node, node_key.workflow):
             yield STATUSES.pack((predecessor.workflow, predecessor.node))
             yield VALUES.pack((predecessor.workflow, predecessor.node, RESULT))
-
-
-def _backlog(unit: UnitOfWork, node_key: NodeKey) -> Iterator[KeyRange]:
-    node = unit.caches.definitions.node(node_key)
-    if node is not None and node.call is not None:
-        yield READY.range((unit.shard, node.call.capability))

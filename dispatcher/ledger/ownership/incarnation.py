@@ -19,7 +19,7 @@ from dispatcher.store.transaction import Reads, Transaction
 OTHER_FORM_FIX = "start with a new store: name another by --store or CODITECT_STORE_URL, or move this one away"
 NUMBERS = 1_000_000_000
 """The count of numbers that one incarnation can give; JSON keeps nine million incarnations exact."""
-FORM = 1
+FORM = 2
 """The form of all rows of a store. A store of another form has to be made anew: nothing reads both."""
 HOUR_MS = 3_600_000
 HOURS_FROM_MS = 1_767_225_600_000

@@ -1,69 +1,129 @@
-"""The reading of a shard's state from the ledger by the dispatcher that takes the shard over."""
+"""The reading of a shard's state from the ledger by the dispatcher that takes the shard over.
+
+The nodes' own rows say which of them are ready, and which are published and have not ended: no index lists these, so
+that a node's way through its states writes one row a step. Who takes a shard over walks the rows of its live workflows,
+in pages of one transaction. Nothing changes between two pages, for only the shard's owner changes them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
 
 from coditect.errors import NewerVersion
-from coditect.wire.routing import parse_task_key
-from dispatcher.ledger import outbox, timers
+from coditect.workflow.definition import Call
+from coditect.workflow.documents.document import capability_and_level
+from coditect.workflow.states import TaskState, WorkflowState
+from dispatcher.ledger import definitions, outbox, timers, versions
+from dispatcher.ledger.definitions import compensation, known
 from dispatcher.ledger.effects import NodeKey, Transition
-from dispatcher.ledger.keyspace import CONTINUATIONS, FLIGHTS, READY, STATUSES
-from dispatcher.ledger.rows import NodeRecord
+from dispatcher.ledger.keyspace import CONTINUATIONS, RUNS, STATUSES
+from dispatcher.ledger.rows import NodeRecord, RunRecord, live_rows, may_be_active
 from dispatcher.ledger.workflows.republish import built
+from dispatcher.store.port import Database
 from dispatcher.store.transaction import Reads
+
+MAX_LEARNED_ROWS = 20_000
+"""The most rows of nodes that one transaction reads to find those that are ready or published."""
+
+
+@dataclass(frozen=True, slots=True)
+class Active:
+    """The ready and the published nodes among the nodes of a shard's live workflows."""
+
+    ready: list[Transition] = field(default_factory=list)
+    """The nodes that wait for room; those of paused workflows wait for a resume instead."""
+    in_flight: list[Transition] = field(default_factory=list)
+    """The published nodes that have not ended, in their current state."""
+    newer: set[NodeKey] = field(default_factory=set)
+    """The nodes whose rows a newer dispatcher wrote, so that this dispatcher cannot read them."""
 
 
 @dataclass(frozen=True, slots=True)
 class RecoveredShard:
-    """The state of a shard that a new owner reads from the ledger: published nodes, ready nodes, timer, other work."""
+    """The state of a shard that a new owner reads from the ledger."""
 
-    rows: Sequence[outbox.Row]
-    in_flight: Sequence[Transition]
-    """The published nodes that have not ended, in their current state."""
-    newer: frozenset[NodeKey]
-    """The published nodes whose rows a newer dispatcher wrote, so that this dispatcher cannot read them."""
-    backlog: Sequence[str]
+    active: Active
+    numbers: outbox.Numbers
     has_todo: bool
     next_due_ms: int | None
     doubtful: int
     """The last publication number before the last rebuild; tasks up to it may be missing in the broker."""
 
+    @property
+    def unsent(self) -> dict[int, NodeKey]:
+        """The outbox: the published nodes whose tasks the broker may not have, by their publication numbers."""
+        return {
+            moved.row.publication: moved.node_key
+            for moved in self.active.in_flight
+            if moved.state is TaskState.PUBLISHED and moved.row.publication > self.numbers.confirmed
+        }
 
-def learn(tr: Reads, shard: int) -> RecoveredShard:
-    """Read a shard's published nodes, capabilities with ready nodes, outbox, next timer, and if it has other work."""
-    in_flight = []
-    newer = set[NodeKey]()
-    found = [(FLIGHTS.unpack(key)[1:], routing_key) for key, routing_key in tr.get_range(*FLIGHTS.range((shard,)))]
-    rows = tr.get_many([STATUSES.pack(node_key) for node_key, _ in found])
-    for ((workflow, node), routing_key), packed in zip(found, rows, strict=True):
-        if packed is None:
+
+async def learn(database: Database, shard: int) -> RecoveredShard:
+    """Read a shard's ready and published nodes, its publication numbers, its next timer, and if it has other work.
+
+    Raises:
+        CoditectError: any error of `Database.read`.
+    """
+    active, after = Active(), NodeKey("", "")
+    while True:
+        page, last = await database.read(partial(_page, shard=shard, after=after))
+        active.ready.extend(page.ready)
+        active.in_flight.extend(page.in_flight)
+        active.newer.update(page.newer)
+        if last is None:
+            return await database.read(partial(_recovered, shard=shard, active=active))
+        after = last
+
+
+def _recovered(tr: Reads, shard: int, active: Active) -> RecoveredShard:
+    todo = tr.get_range(*CONTINUATIONS.range((shard,)), limit=1)
+    numbers, next_due_ms = outbox.numbers(tr, shard), timers.next_due_ms(tr, shard)
+    return RecoveredShard(active, numbers, bool(todo), next_due_ms, built(tr, shard).last)
+
+
+def _page(tr: Reads, shard: int, after: NodeKey) -> tuple[Active, NodeKey | None]:
+    """Return the active nodes of the page behind a node, and the page's last node, None if nothing follows."""
+    page, rows, key = Active(), dict[NodeKey, NodeRecord](), b""
+    count = 0
+    for key, packed in islice(live_rows(tr, shard, after), MAX_LEARNED_ROWS):
+        count += 1
+        if not may_be_active(packed):
             continue
-        node_key = NodeKey(workflow, node)
+        node_key = NodeKey(*STATUSES.unpack(key))
         try:
             row = NodeRecord.unpack(packed)
         except NewerVersion:
-            newer.add(node_key)
+            page.newer.add(node_key)
+        else:
+            if row.state is TaskState.READY or row.publication:
+                rows[node_key] = row
+    defined = definitions.find_all(tr, [node_key.defined for node_key in rows])
+    paused = _paused(tr, {node_key.workflow for node_key, row in rows.items() if row.state is TaskState.READY})
+    for (node_key, row), definition in zip(rows.items(), defined, strict=True):
+        assert definition is not None
+        if row.state is TaskState.READY and node_key.workflow in paused:
             continue
-        capability, level = parse_task_key(routing_key.decode())
-        in_flight.append(Transition(node_key, row.state, capability, level.value, row))
-    return RecoveredShard(
-        outbox.waiting(tr, shard, limit=0),
-        in_flight,
-        frozenset(newer),
-        _backlog(tr, shard),
-        bool(tr.get_range(*CONTINUATIONS.range((shard,)), limit=1)),
-        timers.next_due_ms(tr, shard),
-        built(tr, shard).last,
-    )
+        capability, level = _destination(node_key, definition)
+        of_state = page.ready if row.state is TaskState.READY else page.in_flight
+        of_state.append(Transition(node_key, row.state, row.capability or capability, level, row))
+    return page, NodeKey(*STATUSES.unpack(key)) if count == MAX_LEARNED_ROWS else None
 
 
-def _backlog(tr: Reads, shard: int) -> list[str]:
-    """Return the capabilities that have ready nodes in the shard's backlog, by one read for each capability."""
-    found: list[str] = []
-    begin, end = READY.range((shard,))
-    while first := tr.get_range(begin, end, limit=1):
-        found.append(READY.unpack(first[0][0])[1])
-        begin = READY.range((shard, found[-1]))[1]
-    return found
+def _paused(tr: Reads, workflows: Collection[str]) -> set[str]:
+    """Return those of some live workflows that are paused."""
+    runs = tr.get_many([RUNS.pack((workflow,)) for workflow in workflows])
+    known = {workflow: RunRecord.unpack(run) for workflow, run in zip(workflows, runs, strict=True) if run is not None}
+    return {workflow for workflow, run in known.items() if run.state is WorkflowState.PAUSED}
+
+
+def _destination(node_key: NodeKey, definition: bytes) -> tuple[str, str]:
+    """Return the capability and the priority of a node's tasks."""
+    if not node_key.is_compensation:
+        return capability_and_level(versions.NODE_DOCUMENT.unpack(definition))
+    call = compensation(known(node_key.defined, definition))
+    assert isinstance(call, Call), "only a task is ready or published"
+    return call.capability, call.priority.value

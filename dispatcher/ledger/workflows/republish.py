@@ -17,16 +17,18 @@ from coditect.wire.json import dumps, loads
 from coditect.workflow.states import TaskState
 from dispatcher.ledger import versions
 from dispatcher.ledger.effects import NodeKey
-from dispatcher.ledger.keyspace import CONTINUATIONS, FLIGHTS, MARKERS
+from dispatcher.ledger.keyspace import CONTINUATIONS, MARKERS, STATUSES
 from dispatcher.ledger.nodes import claim
 from dispatcher.ledger.nodes.attempts import BROKER_LOST, UNDER_WAY, write_attempt
-from dispatcher.ledger.rows import NodeRecord
+from dispatcher.ledger.rows import NodeRecord, live_rows, may_be_active
 from dispatcher.ledger.unit_of_work import UnitOfWork
 from dispatcher.store.transaction import Reads
 
 REBUILD = "rebuild"
 MAX_REPUBLISHED = 200
 """The largest number of nodes that one transaction of a rebuild publishes again."""
+MAX_EXAMINED = 2_000
+"""The largest number of nodes whose rows one transaction of a rebuild examines."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,27 +87,30 @@ def _leave(unit: UnitOfWork, last: int, workflow: str, node: str) -> None:
 
 
 def go_on(unit: UnitOfWork, cursor: bytes) -> int:
-    """Publish again the next page of the nodes of a shard that is rebuilt, and return how many nodes were examined."""
+    """Publish again the next page of the nodes of a shard that is rebuilt; return how many they are, at least 1."""
     last, workflow, node = loads(cursor)
-    found = unit.tr.get_range(*FLIGHTS.behind((unit.shard,), (workflow, node)), limit=MAX_REPUBLISHED + 1)
-    node_keys = [NodeKey(*FLIGHTS.unpack(key)[1:]) for key, _ in found[:MAX_REPUBLISHED]]
-    looked = 0
-    for node_key in node_keys:
-        if looked and unit.is_full:
+    published = 0
+    for examined, (key, stored) in enumerate(live_rows(unit.tr, unit.shard, (workflow, node)), start=1):
+        node_key = NodeKey(*STATUSES.unpack(key))
+        published += may_be_active(stored) and _publish_if_lost(unit, node_key, last)
+        if unit.is_full or published >= MAX_REPUBLISHED or examined >= MAX_EXAMINED:
+            _leave(unit, last, *node_key)
             break
-        looked += 1
-        try:
-            row = unit.node(node_key)
-        except NewerVersion:  # who can read it finds that it is with nobody
-            continue
-        if row is None or row.state not in UNDER_WAY or row.publication > last:
-            continue
-        if row.state is TaskState.WORKING:
-            write_attempt(unit, node_key, row, "lost", BROKER_LOST)
-        publish(unit, node_key, row)
-    if len(found) > looked:
-        _leave(unit, last, node_keys[looked - 1].workflow, node_keys[looked - 1].node)
-    return looked
+    return max(1, published)
+
+
+def _publish_if_lost(unit: UnitOfWork, node_key: NodeKey, last: int) -> bool:
+    """Publish a node again that a number up to `last` was given to, unless it has ended since; tell whether it was."""
+    try:
+        row = unit.node(node_key)
+    except NewerVersion:  # who can read it finds that it is with nobody
+        return False
+    if row is None or row.state not in UNDER_WAY or not 0 < row.publication <= last:
+        return False
+    if row.state is TaskState.WORKING:
+        write_attempt(unit, node_key, row, "lost", BROKER_LOST)
+    publish(unit, node_key, row)
+    return True
 
 
 def publish(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:

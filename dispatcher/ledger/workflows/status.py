@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from dispatcher.ledger.keyspace import FLIGHTS, LIVE, RUNS
+from dispatcher.ledger.keyspace import LIVE, RUNS
+from dispatcher.ledger.nodes.attempts import UNDER_WAY
 from dispatcher.ledger.ownership import leases, shards
 from dispatcher.ledger.rows import RunRecord
 from dispatcher.ledger.workflows.republish import built
-from dispatcher.store.keys import Space
 from dispatcher.store.transaction import Reads
 
 
@@ -24,19 +25,18 @@ def status(tr: Reads) -> dict[str, Any]:
 
 
 def _shard(tr: Reads, shard: int, beats: Mapping[str, int]) -> dict[str, Any]:
-    lease = leases.read(tr, shards.lease_name(shard))
+    lease, workflows = leases.read(tr, shards.lease_name(shard)), live(tr, shard)
+    states = Counter[str]()
+    for row in tr.get_many([RUNS.pack((workflow,)) for workflow in workflows]):
+        states.update({} if row is None else RunRecord.unpack(row).counts)
     return {
         "shard": shard,
         "owner": lease.owner if lease.owner in beats else None,
         "epoch": lease.epoch,
         "marker": built(tr, shard).marker or None,
-        "workflows": _number_of(tr, LIVE, shard),
-        "under_way": _number_of(tr, FLIGHTS, shard),
+        "workflows": len(workflows),
+        "under_way": sum(states[state] for state in UNDER_WAY),
     }
-
-
-def _number_of(tr: Reads, space: Space, shard: int) -> int:
-    return len(tr.get_range(*space.range((shard,))))
 
 
 def live(tr: Reads, shard: int) -> list[str]:

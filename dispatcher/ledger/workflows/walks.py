@@ -49,7 +49,6 @@ def resume(unit: UnitOfWork, root: NodeKey, after: str, limit: int) -> int:
 
     def offer(node_key: NodeKey, row: NodeRecord) -> None:
         if row.state is TaskState.READY:
-            claim.leave_backlog(unit, node_key, row)
             row.start_by_ms = None
             claim.offer(unit, node_key, row)
 

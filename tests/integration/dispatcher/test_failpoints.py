@@ -28,8 +28,8 @@ from coditect.model.ids import TaskId
 from coditect.registry.redis import RedisRegistry
 from coditect.wire import routing
 from coditect.workflow.states import WorkflowState
-from dispatcher.ledger import outbox
 from dispatcher.ledger.ownership.shards import shard_of
+from dispatcher.ledger.workflows.recover import Active, learn
 from dispatcher.store.sqlite import SqliteDatabase
 from tests.integration.agent.fleet import Fleet, open_fleet
 from tests.integration.dispatcher.keyed import AGENT, assert_each_once_and_in_order, layered
@@ -191,7 +191,7 @@ async def assert_workflows_end_once(servers: PrivateServers, folder: Path, order
 
 
 async def assert_nothing_is_left(one: Plant, last: Program, unrouted: dict[str, int]) -> None:
-    """Of messages in the broker, and of rows in the outbox, once the last dispatcher has ended in order."""
+    """Of messages in the broker, and of nodes in the outbox, once the last dispatcher has ended in order."""
     tasks = [routing.task_queue("keyed.work", level) for level in Priority]
     await eventually(lambda: _are_empty(one, tasks), seconds=SECONDS)
     await _ends_in_order(last)
@@ -203,8 +203,8 @@ async def assert_nothing_is_left(one: Plant, last: Program, unrouted: dict[str, 
         await _ends_in_order(last)
     assert await one.waiting(routing.UNROUTED_QUEUE) == unrouted
     async with SqliteDatabase(one.ledger) as ledger:
-        rows = await ledger.read(lambda tr: [outbox.waiting(tr, shard, limit=0) for shard in range(SHARDS)])
-    assert rows == [[]] * SHARDS
+        found = [await learn(ledger, shard) for shard in range(SHARDS)]
+    assert [(one.active, one.unsent) for one in found] == [(Active(), {})] * SHARDS
 
 
 async def _ends_in_order(process: Program) -> None:

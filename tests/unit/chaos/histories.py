@@ -52,7 +52,7 @@ class Telling:
         self.publication += 1
         facts = {"shard": self.shard, "fence": fence, "publication": self.publication}
         change = self.whole if known else lambda *where, **val: self.note(where[0], Type.INVOKE, *where[1:], **val)
-        change(proc, "claim", key, **facts, version=self.version, row=True)
+        change(proc, "claim", key, **facts, version=self.version)
         change(proc, "state", key, state="published", fence=fence, attempt=1, version=self.version)
         if known:
             self.whole(proc, "publish", key, **facts)
@@ -367,7 +367,7 @@ def struck(kind: str, *, published: float = -0.1, executed: float = 0.9) -> list
     post, _, act = kind.partition(".")
     post = {"agent": f"{STRUCK}-agent", "broker": f"agent-{STRUCK}" if act == "part" else post}.get(post, post)
     facts = {"nodes": {"only": []}, "most": 3, "ends": ["completed"]}
-    claim = {"shard": 10, "fence": 1, "publication": 1, "row": True, "version": 10**9}
+    claim = {"shard": 10, "fence": 1, "publication": 1, "version": 10**9}
     ran = {"agent": "agent-1", "attempt": 1, "fence": 1}
     return [
         HistoryEntry(t - 1.0, "client", Type.OK, "accept", STRUCK, facts),
@@ -597,7 +597,7 @@ def restored(at: float) -> list[HistoryEntry]:
 
     def ran(node: str, fence: int, *given: str, **saw: Any) -> None:
         key, version = f"{RESTORED}:{node}", next(versions)
-        number = {"shard": 30, "publication": version, "row": True}
+        number = {"shard": 30, "publication": version}
         story.whole("dispatcher-1", "claim", key, fence=fence, version=version, **number)
         story.note("agent-1", Type.INVOKE, "execute", key, fence=fence, attempt=1, after=[*given])
         if saw:
@@ -638,7 +638,7 @@ def joined(at: float) -> list[HistoryEntry]:
     members = [f"member_{number}" for number in (1, 2, 3)]
     story.work(QUORUM, "completed", members=members, enough=2)
     for version, node in enumerate((*members, "result"), 1):
-        claim = {"shard": 31, "fence": 1, "publication": version, "version": version, "row": True}
+        claim = {"shard": 31, "fence": 1, "publication": version, "version": version}
         story.whole("dispatcher-1", "claim", f"{QUORUM}:{node}", **claim)
     for node, state in (("member_1", "completed"), ("member_2", "canceled"), ("member_3", "completed")):
         if state == "completed":

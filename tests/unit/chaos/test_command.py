@@ -18,13 +18,13 @@ def test_simulated_seed_is_reported_for_programs(capsys: pytest.CaptureFixture[s
 
 
 def test_run_with_a_mutant_passes_when_it_is_caught_and_ends_then(capsys: pytest.CaptureFixture[str]) -> None:
-    code = main(["--simulate", "--seed", "3", "--seeds", "3", "--mutant", "drop_outbox_row"])
+    code = main(["--simulate", "--seed", "5", "--seeds", "3", "--mutant", "backlog_forgotten"])
 
     printed = capsys.readouterr().out
     assert code == 0
-    assert "FAIL  seed 3" in printed
-    assert "outbox kept" in printed
-    assert "seed 4" not in printed
+    assert "FAIL  seed 5" in printed
+    assert "nothing lost" in printed
+    assert "seed 6" not in printed
 
 
 @pytest.mark.parametrize("words", [("--mutant", "forget_everything"), ("--kind", "agent.insult"), ("--store", "fdb")])

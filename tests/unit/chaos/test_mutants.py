@@ -42,7 +42,7 @@ def test_words_that_a_mutant_replaces_stand_once_in_the_module(mutant: Mutant) -
 
 @pytest.mark.proof
 async def test_mutant_is_caught_by_its_invariant_at_its_seed() -> None:
-    mutant = MUTANTS["drop_outbox_row"]
+    mutant = MUTANTS["confirmed_unsent"]
 
     catch = await hunt(mutant, most_seeds=1)
 
@@ -51,7 +51,7 @@ async def test_mutant_is_caught_by_its_invariant_at_its_seed() -> None:
 
 @pytest.mark.proof
 async def test_mutant_that_breaks_other_promises_only_is_not_caught() -> None:
-    mutant = replace(MUTANTS["drop_outbox_row"], caught_by="registry true")
+    mutant = replace(MUTANTS["confirmed_unsent"], caught_by="registry true")
 
     catch = await hunt(mutant, most_seeds=1)
 

@@ -35,7 +35,9 @@ from dispatcher.ledger.ownership.leases import Lease
 from dispatcher.ledger.ownership.policy import Policy
 from dispatcher.ledger.rows import NodeRecord, RunRecord, unpack_attempt
 from dispatcher.ledger.workflows import continuations, redrive_steps
+from dispatcher.ledger.workflows.recover import learn
 from dispatcher.shards import batch
+from dispatcher.shards.backlog import Backlog
 from dispatcher.shards.continuations import evaluate
 from dispatcher.store.keys import Space
 from dispatcher.store.transaction import Reads
@@ -74,7 +76,9 @@ class Ledger:
     room: dict[str, int] = field(default_factory=lambda: {"": 1_000_000})
     now_ms: int = 1_000_000
     published: list[Publication] = field(default_factory=list)
-    confirmed: list[int] = field(default_factory=list)
+    backlog: Backlog = field(default_factory=Backlog)
+    confirmed: int = 0
+    """The number up to which all publications count as confirmed from the next batch on."""
     seen: list[Effects] = field(default_factory=list)
     definitions: Definitions = field(default_factory=Definitions)
     set_aside: set[bytes] = field(default_factory=set)
@@ -98,16 +102,16 @@ class Ledger:
         return cls(database, step.owned[0], Policy(0, **policy))
 
     async def batch(self, *commands: Command) -> tuple[Any, ...]:
-        confirmed, self.confirmed = self.confirmed, []
-        caches = Caches(self.definitions, frozenset(self.set_aside))
+        caches = Caches(self.definitions, frozenset(self.set_aside), frozenset(self.backlog))
         moment = (self.room, self.now_ms, 0.5, self.defer_dependents, self.doubt)
-        one = batch.Batch(self.lease, self.policy, caches, commands, confirmed, *moment)
+        one = batch.Batch(self.lease, self.policy, caches, commands, self.confirmed, *moment)
         try:
             done = await self.database.run(lambda tr: batch.run(tr, one))
         except continuations.SetAside as error:
             self.set_aside.add(error.piece)
             raise
         self.definitions.note(done.effects.definitions)
+        self.backlog.follow(done.effects.transitions, done.effects.waiting)
         self.published += done.effects.publications
         self.seen.append(done.effects)
         for node_key, token in done.effects.evaluations:
@@ -174,8 +178,16 @@ class Ledger:
         due = await self.database.read(lambda tr: timers.due(tr, 0, self.now_ms))
         await self.batch(*[Due(timer) for timer in due])
 
-    async def fill(self, capability: str, room: int) -> None:
-        await self.batch(Fill(capability, room))
+    async def fill(self, capability: str, room: int) -> int:
+        """Claims so many nodes of the backlog; gives how many of them were left."""
+        taken = self.backlog.take(capability, room)
+        (left,) = await self.batch(Fill(capability, tuple(node_key for _, node_key in taken)))
+        self.backlog.put_back(capability, taken[len(taken) - len(left) :])
+        return len(left)
+
+    async def unsent(self) -> dict[int, NodeKey]:
+        """The outbox: what is published, and not confirmed."""
+        return (await learn(self.database, 0)).unsent
 
     def finished(self, publication: Publication, outcome: Outcome) -> Finished:
         owner = publication.task.owner
@@ -216,7 +228,6 @@ class Ledger:
         ran: list[str] = []
         while self.published and len(ran) < limit:
             publication = self.published.pop(pick(self.published) % len(self.published))
-            self.confirmed.append(publication.number)
             ran.append(publication.node_key.node)
             await self.batch(self.finished(publication, act(publication)))
         return ran

@@ -28,6 +28,7 @@ from dispatcher.ledger import outbox
 from dispatcher.ledger.commands import Asked
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.ownership import shards
+from dispatcher.ledger.workflows.recover import learn
 from dispatcher.ports import Ports
 from dispatcher.shards import worker as worker_module
 from dispatcher.shards.in_flight import Flight
@@ -122,11 +123,18 @@ class LoneWorker:
         assert queue is not None
         return queue.stats.messages
 
-    async def rows(self) -> list[outbox.Row]:
-        return await self.database.read(lambda tr: outbox.waiting(tr, self.worker.shard))
+    async def unsent(self) -> dict[int, NodeKey]:
+        """The outbox: what is published, and whose confirm the ledger does not have."""
+        return (await learn(self.database, self.worker.shard)).unsent
 
-    async def is_cleared(self) -> bool:
-        return await self.rows() == []
+    async def is_recorded(self) -> bool:
+        return await self.unsent() == {}
+
+
+async def unconfirm(lone: LoneWorker) -> None:
+    """As if the ledger knew of no confirm."""
+    last = (await lone.database.read(lambda tr: outbox.numbers(tr, 0))).last
+    await lone.database.run(lambda tr: outbox.record(tr, 0, outbox.Numbers(last)))
 
 
 @asynccontextmanager

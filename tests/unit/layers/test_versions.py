@@ -21,7 +21,7 @@ from dispatcher.ledger.versions import RowFormat
 
 FORMATS = {one.kind: one for one in vars(versions).values() if isinstance(one, RowFormat)}
 PLAIN = {"again", "answer_expiry", "approval", "audit_of", "autonomy", "awaiting", "child", "compensate", "dead"}
-PLAIN |= {"edge", "ended", "expiry", "flight", "key_expiry", "labeled", "live", "lock_owner", "ready", "signal"}
+PLAIN |= {"edge", "ended", "expiry", "key_expiry", "labeled", "live", "lock_owner", "signal"}
 PLAIN |= {"signal_kept", "space_version", "state", "todo", "unbound"}
 """Values that are one text, a number or nothing: they have no version."""
 CLASSES: dict[str, type[Any]] = {

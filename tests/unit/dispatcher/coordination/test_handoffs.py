@@ -21,7 +21,8 @@ from coditect.workflow.states import TaskState
 from dispatcher.coordination import handoffs
 from dispatcher.ledger.commands import Began
 from dispatcher.ledger.handlers.requests import ShardChange
-from dispatcher.ledger.keyspace import DUE, FLIGHTS, HANDOFFS, TIMERS
+from dispatcher.ledger.keyspace import DUE, HANDOFFS, TIMERS
+from dispatcher.ledger.workflows.recover import learn
 from tests.unit.dispatcher.ledger.nodes.test_approval_policy import answer, opened
 from tests.unit.dispatcher.lone_ledger import Ledger, claim_of, completed, failed, few_steps, wide
 
@@ -314,8 +315,8 @@ async def test_a_task_that_goes_to_a_capability_of_the_policy_is_asked_about_fir
         asked = await ask_others(ledger, capability="deploy.release")
         told = await accept(ledger, asked["handoff"])
         assert (told["state"], await ledger.states()) == ("accepted", {"one": TaskState.AWAITING_APPROVAL})
-        flights, due = await ledger.database.read(lambda tr: tr.get_ranges([FLIGHTS.range(), DUE.range()]))
-        assert (flights, [DUE.unpack(key)[4] for key, _ in due]) == ([], ["approval"])
+        found, due = await learn(ledger.database, 0), await ledger.rows(DUE)
+        assert (found.active.in_flight, [DUE.unpack(key)[4] for key, _ in due]) == ([], ["approval"])
         await ledger.batch(ledger.finished(ledger.published[0], value_of(OWNER)))
         assert ledger.seen[-1].late == 1
 

@@ -307,8 +307,8 @@ class Restored(RuleBasedStateMachine):
     @rule(many=st.integers(1, 5))
     def give(self, many: int) -> None:
         for _ in range(many):
-            number = max(self.store.run(lambda tr: outbox.last_number(tr, 0)), self.floor) + 1
-            self.store.run(lambda tr, number=number: outbox.count(tr, 0, number))  # type: ignore[misc]
+            number = max(self.store.run(lambda tr: outbox.numbers(tr, 0).last), self.floor) + 1
+            self.store.run(lambda tr, number=number: outbox.record(tr, 0, outbox.Numbers(number)))  # type: ignore[misc]
             self.given.append(number)
 
     @rule()

@@ -19,7 +19,7 @@ from coditect.model.retry import Retry
 from coditect.wire.control import Verb
 from coditect.workflow.states import TaskState
 from dispatcher.ledger import unit_of_work
-from dispatcher.ledger.commands import Fill, Proposed, Show
+from dispatcher.ledger.commands import Proposed, Show
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.ownership.shards import shard_of
 from dispatcher.program import Dispatcher
@@ -325,7 +325,7 @@ async def test_a_job_that_rq_brought_is_not_told_that_it_is_started(ledger: Ledg
     ledger.room = {"work": 0}
     await ledger.start(wide(("brought", "other")))
     await ledger.batch(Proposed((NodeKey("w", "brought"),), "work"))
-    await ledger.batch(Fill("work", 1))
+    await ledger.fill("work", 1)
     before = await ledger.states()
 
     graph = await shown(ledger)

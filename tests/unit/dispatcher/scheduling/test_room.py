@@ -30,8 +30,7 @@ from coditect.wire import routing
 from coditect.workflow.states import TaskState, WorkflowState
 from dispatcher import capacity
 from dispatcher.capacity import LEAST, NO_QUEUE_PAUSES, Capacity
-from dispatcher.ledger import outbox
-from dispatcher.ledger.commands import Asked, Command, Fill, Lost, NoQueue, Proposed, Show
+from dispatcher.ledger.commands import Asked, Command, Lost, NoQueue, Proposed, Show
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ports import Ports
 from dispatcher.scheduling import scheduler as scheduler_module
@@ -165,17 +164,17 @@ async def test_what_rq_proposes_while_it_is_blocked_is_refused_and_shown_as_it_i
     assert await ledger.states() == {"first": TaskState.PUBLISHED, "behind": TaskState.BLOCKED}
 
 
-async def test_ready_index_is_claimed_from_no_further_than_there_is_room(ledger: Ledger) -> None:
+async def test_backlog_is_claimed_from_no_further_than_there_is_room(ledger: Ledger) -> None:
     ledger.room = {"work": 0}
     await ledger.start(fan("work", 3, Priority.P1))
 
-    some = await ledger.batch(Fill("work", 2))
+    some = await ledger.fill("work", 2)
     ledger.room = {"work": -5}  # the window has become smaller since room was kept
-    none = await ledger.batch(Fill("work", 2))
+    none = await ledger.fill("work", 2)
     ledger.room = {"work": 0}
-    rest = await ledger.batch(Fill("work", 2))
+    rest = await ledger.fill("work", 2)
 
-    assert (some, none, rest) == ((True,), (True,), (False,))
+    assert (some, none, rest) == (0, 1, 0)
     assert [one.node_key.node for one in ledger.published] == ["p1n0", "p1n1", "p1n2"]
 
 
@@ -428,6 +427,6 @@ async def test_late_return_of_an_older_publication_leaves_the_newer_one_alone(le
 
     await ledger.batch(NoQueue(older.node_key, older.number))
 
-    row, rows = await ledger.node("one"), await ledger.database.read(lambda tr: outbox.waiting(tr, 0))
+    row = await ledger.node("one")
     assert (row.state, row.publication, row.reason) == (TaskState.PUBLISHED, newer.number, "")
-    assert [one.publication for one in rows] == [newer.number]
+    assert await ledger.unsent() == {newer.number: newer.node_key}

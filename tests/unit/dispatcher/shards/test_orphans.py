@@ -344,7 +344,7 @@ async def test_who_takes_a_shard_over_looks_into_the_queue_of_the_node_s_level(l
         flow.task(WORK, name=level.value, priority=level)
     await ledger.start(flow)
 
-    found = (await ledger.database.read(lambda tr: learn(tr, 0))).in_flight
+    found = (await learn(ledger.database, 0)).active.in_flight
 
     levels = {moved.node_key.node: (moved.capability, moved.level) for moved in found}
     assert levels == {level.value: (WORK, level.value) for level in Priority}
@@ -406,7 +406,7 @@ async def working(*, taken_over: bool = False, **settings: str) -> AsyncIterator
         await ledger.start_one(**settings)
         await ledger.batch(Began(Started("w", "one", 1, 1, AGENT, 1, ledger.now_ms)))
         if taken_over:
-            walked.in_flight.agree((await database.read(lambda tr: learn(tr, 0))).in_flight, now())
+            walked.in_flight.agree((await learn(database, 0)).active.in_flight, now())
         else:
             walked.follow()
         yield ledger, walked

@@ -25,7 +25,6 @@ from coditect.model.task import Task
 from coditect.registry.memory import MemoryRegistry
 from coditect.wire import routing
 from coditect.wire.control import Started, Verb, request, started_message
-from dispatcher.ledger import outbox
 from dispatcher.ledger.commands import Claimed, Finished
 from dispatcher.ledger.effects import NodeKey, Publication
 from dispatcher.ledger.keyspace import LEASES, MARKERS
@@ -42,7 +41,7 @@ from dispatcher.taskgraph.port import Change, Job, Proposal, ToolRequest
 from tests.support import eventually, patient
 from tests.unit.broker.virtual_time import in_virtual_time
 from tests.unit.dispatcher.lone_ledger import Ledger, completed
-from tests.unit.dispatcher.lone_worker import CAPABILITY, ONLY, LoneWorker, open_worker, start_of
+from tests.unit.dispatcher.lone_worker import CAPABILITY, ONLY, LoneWorker, open_worker, start_of, unconfirm
 from tests.unit.dispatcher.planes import Plane, lone_dispatcher, plane
 
 
@@ -90,7 +89,7 @@ async def test_late_commit_is_refused_counted_and_said(
 async def test_late_commit_amid_a_close_is_said(
     lone: LoneWorker, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker_module, "OUTBOX_IDLE_SECONDS", 3_600.0)  # the closing worker clears what is confirmed
+    monkeypatch.setattr(worker_module, "OUTBOX_IDLE_SECONDS", 3_600.0)  # the closing worker records the confirm
     await lone.start()
     await eventually(lambda: lone.published() == 1)
     await lone.database.run(lambda tr: take_over(tr, "me"))
@@ -98,7 +97,7 @@ async def test_late_commit_amid_a_close_is_said(
     await lone.worker.close()
 
     assert lone.commits_refused == 1
-    assert len(await lone.rows()) == 1, "the new owner decides about it"
+    assert len(await lone.unsent()) == 1, "the new owner decides about it"
     (said,) = [record for record in caplog.records if record.message == "A shard is another's by now"]
     facts = vars(said)
     assert said.levelname == "WARNING"
@@ -377,7 +376,7 @@ QUEUE = routing.results_queue(0)
 
 @pytest.fixture
 async def loaded(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[LoneWorker]:
-    """Its one node is published, and that is not cleared from the outbox yet."""
+    """Its one node is published, and the ledger does not know that yet."""
     async with open_worker() as opened:
         monkeypatch.setattr(worker_module, "OUTBOX_IDLE_SECONDS", 3_600.0)
         await opened.start()
@@ -427,22 +426,24 @@ async def test_starts_that_are_not_recorded_go_back(loaded: LoneWorker, closed: 
 
 
 @pytest.mark.parametrize("unroutable", [False, True])
-async def test_what_is_to_be_published_anew_keeps_its_row_until_it_is(loaded: LoneWorker, unroutable: bool) -> None:
-    before, number = await loaded.rows(), loaded.flight.publication
+async def test_what_is_to_be_published_anew_stays_in_the_outbox_until_it_is(
+    loaded: LoneWorker, unroutable: bool
+) -> None:
+    before, number = await loaded.unsent(), loaded.flight.publication
     if unroutable:
         task = Task(CAPABILITY, Priority.P1, b"null")
-        loaded.worker._confirmed.take()
+        loaded.worker._confirms.add([Publication(ONLY, number, task)])
         loaded.worker._published(Publication(ONLY, number, task), Unroutable("No queue"))
         await loaded.worker.close()
     else:
         async with successor_of(loaded):
             pass
 
-    assert await loaded.rows() == before != []
+    assert await loaded.unsent() == before != {}
 
 
-async def test_what_the_broker_confirms_until_the_worker_is_closed_leaves_no_row(loaded: LoneWorker) -> None:
-    before = await loaded.rows()
+async def test_what_the_broker_confirms_until_the_worker_is_closed_is_recorded(loaded: LoneWorker) -> None:
+    before = await loaded.unsent()
     loaded.server.block()
     await loaded.say(start_of("later"))
     closing = asyncio.ensure_future(loaded.worker.close())
@@ -450,7 +451,7 @@ async def test_what_the_broker_confirms_until_the_worker_is_closed_leaves_no_row
     loaded.server.unblock()
     await closing
 
-    assert (len(before), await loaded.rows()) == (1, [])
+    assert (len(before), await loaded.unsent()) == (1, {})
     assert loaded.published() == 2, "the next owner publishes none of them"
 
 
@@ -502,17 +503,16 @@ async def test_next_owner_publishes_what_may_be_unsent(lone: LoneWorker, monkeyp
 
 
 @pytest.mark.parametrize("ended", [False, True])
-async def test_next_owner_clears_the_rows_of_tasks_that_agents_have(lone: LoneWorker, ended: bool) -> None:
+async def test_next_owner_publishes_no_task_again_that_an_agent_has(lone: LoneWorker, ended: bool) -> None:
     await lone.start()
     number = lone.flight.publication
 
-    await eventually(lone.is_cleared)
+    await eventually(lone.is_recorded)
     claim = await lone.say(Claimed(ONLY, number, "worker-1"))
     if ended:
         await lone.say(Finished(ONLY, claim.fence, number, completed()))
-    row = outbox.Row(number, *ONLY, claim.fence)
-    await lone.database.run(lambda tr: outbox.put(tr, lone.worker.shard, row))  # as if it had not been cleared
+    await unconfirm(lone)
 
     async with successor_of(lone):
-        await eventually(lone.is_cleared)
+        pass
     assert lone.published() == 1

@@ -40,7 +40,7 @@ from dispatcher.shards import status_cache as status_cache_module
 from dispatcher.shards.batch import Batch, BatchResult
 from dispatcher.shards.completions import pass_on
 from dispatcher.shards.in_flight import InFlight
-from dispatcher.shards.publishing import ConfirmedPublications, ShardPublisher, send_cancel
+from dispatcher.shards.publishing import Confirms, ShardPublisher, send_cancel
 from dispatcher.shards.status_cache import StatusCache
 from dispatcher.store.errors import StoreUnavailable
 from tests.support import eventually
@@ -91,13 +91,13 @@ def task(number: int) -> Task:
 async def test_same_occasion_again_drops_nothing_of_what_the_first_one_publishes() -> None:
     scene = Scene()
     scene.publisher.hold(recall=False)
-    assert scene.publisher.go_on(10) == []
+    scene.publisher.go_on(10)
     scene.send(11, 12)
     await scene.begun(11, 12)
 
     scene.publisher.hold(recall=False)
     scene.send(13)
-    assert scene.publisher.go_on(10) == []
+    scene.publisher.go_on(10)
 
     await scene.begun(11, 12, 13)
     scene.broker.confirm.set()
@@ -114,7 +114,7 @@ async def test_what_was_published_before_is_dropped_and_what_comes_after_is_sent
     if recall:  # nothing goes to a broker for which it was not meant
         await eventually(lambda: scene.broker.recalled == ["1", "2"])
     scene.send(3, 4)
-    assert sorted(scene.publisher.go_on(3)) == [1, 2, 3]
+    scene.publisher.go_on(3)
     await scene.begun(1, 2, 4)
     scene.broker.confirm.set()
     await eventually(lambda: scene.sent == [4])
@@ -169,32 +169,70 @@ async def test_shard_publishes_again_after_a_refused_rebuild(lone: LoneWorker, m
     await eventually(lambda: lone.published() == 1)
 
 
-async def test_numbers_are_overdue_only_without_a_batch_for_a_while() -> None:
-    overdue = asyncio.Event()
-    confirmed = ConfirmedPublications(overdue.set)
-    confirmed.add([1, 2], within_seconds=0.01)
-    assert confirmed.take() == [1, 2]
-    assert confirmed._timer is None, "a batch has taken them along"
-    assert not overdue.is_set()
-    confirmed.add([3], within_seconds=0.01)
-    await asyncio.wait_for(overdue.wait(), 5)
-    assert (confirmed.are_overdue, confirmed.take(), confirmed.are_overdue) == (True, [3], False)
+class Sent:
+    """Publications of nodes that are under way, and their confirms."""
 
-    confirmed.add([1], within_seconds=3_600)
-    confirmed.close()
-    confirmed.add([2], within_seconds=3_600)
-    assert confirmed._timer is None, "a closed list sets none"
-    assert confirmed.take() == [1, 2]
+    def __init__(self) -> None:
+        self.in_flight = InFlight(Capacity(lambda: 0.0))
+        self.overdue = asyncio.Event()
+        self.confirms = Confirms(self.in_flight, self.overdue.set)
+
+    def send(self, *numbers: int) -> None:
+        for number in numbers:
+            self.move(number, TaskState.PUBLISHED)
+            self.confirms.add([Publication(NodeKey("w", f"n{number}"), number, task(number))])
+
+    def move(self, number: int, state: TaskState) -> None:
+        row = NodeRecord(state, publication=number)
+        self.in_flight.follow(Transition(NodeKey("w", f"n{number}"), state, "work", "p1", row), 0.0)
+
+
+async def test_number_is_confirmed_when_all_below_it_are_or_need_it_no_more() -> None:
+    sent = Sent()
+    sent.send(1, 2, 3, 4)
+
+    sent.confirms.note(2)
+    assert sent.confirms.unrecorded == 0
+    sent.confirms.note(1)
+    assert sent.confirms.unrecorded == 2
+    sent.move(3, TaskState.COMPLETED)
+    assert sent.confirms.unrecorded == 3
+    sent.confirms.record(3)
+    assert sent.confirms.unrecorded == 0
+    sent.confirms.note(4)
+    assert sent.confirms.unrecorded == 4
+
+
+async def test_confirms_are_overdue_only_without_a_batch_for_a_while() -> None:
+    sent = Sent()
+    sent.send(1, 2)
+    sent.confirms.note(1)
+    sent.confirms.wait(0.01)
+    assert sent.confirms.take() == 1
+    assert sent.confirms._timer is None, "a batch has taken it along"
+    assert not sent.overdue.is_set()
+    sent.confirms.wait(0.01)
+    await asyncio.wait_for(sent.overdue.wait(), 5)
+    assert (sent.confirms.are_overdue, sent.confirms.take(), sent.confirms.are_overdue) == (True, 1, False)
+
+    sent.confirms.close()
+    sent.confirms.note(2)
+    sent.confirms.wait(3_600)
+    assert sent.confirms._timer is None, "after its end none is set"
+    assert sent.confirms.take() == 2
 
 
 async def test_confirm_amid_a_commit_causes_none_of_its_own(lone: LoneWorker, monkeypatch: pytest.MonkeyPatch) -> None:
     committed: list[Batch] = []
     monkeypatch.setattr(worker_module, "OUTBOX_IDLE_SECONDS", 3_600.0)
+    lone.server.block()
+    await lone.start()
     run = lone.database.run
 
     async def confirmed_meanwhile(body: partial[BatchResult]) -> BatchResult:
         if not committed:
-            lone.worker._note_confirmed([999])
+            lone.server.unblock()
+            await eventually(lambda: lone.worker._confirms.unrecorded)
         committed.append(body.keywords["batch"])
         return await run(body)
 
@@ -203,16 +241,16 @@ async def test_confirm_amid_a_commit_causes_none_of_its_own(lone: LoneWorker, mo
         for _ in range(2):
             await lone.worker.ask(Continue())
 
-    assert [len(one.commands) for one in committed] == [1, 1], "none for the confirmed row alone"
-    assert [list(one.confirmed) for one in committed] == [[], [999]]
+    assert [len(one.commands) for one in committed] == [1, 1], "none for the confirm alone"
+    assert [one.confirmed for one in committed] == [0, 1]
 
 
-async def test_rows_of_a_failed_commit_are_cleared_with_the_next(
+async def test_confirms_of_a_failed_commit_are_recorded_with_the_next(
     lone: LoneWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker_module, "OUTBOX_IDLE_SECONDS", 3_600.0)
     await lone.start()
-    await eventually(lambda: len(lone.worker._confirmed))
+    await eventually(lambda: lone.worker._confirms.unrecorded)
     run, refused = lone.database.run, list[Any]()
 
     async def refuse_once(body: Any) -> Any:
@@ -224,9 +262,10 @@ async def test_rows_of_a_failed_commit_are_cleared_with_the_next(
     with monkeypatch.context() as patched:
         patched.setattr(lone.database, "run", refuse_once)
         await lone.say(Continue())
+        await lone.say(Continue())
 
     assert len(refused) == 1
-    assert await lone.rows() == [], "the next owner would publish the task again"
+    assert await lone.is_recorded(), "the next owner would publish the task again"
 
 
 WORK = "work"

@@ -32,7 +32,7 @@ async def test_what_an_unknown_commit_claimed_is_published_and_leaves_no_row(lon
     assert lone.published() == 1
     assert lone.capacity.under_way(CAPABILITY) == 1
 
-    await eventually(lone.is_cleared)
+    await eventually(lone.is_recorded)
 
 
 @pytest.mark.parametrize("doubt", ["timed out", "repeated"])
@@ -115,13 +115,13 @@ async def test_batch_is_settled_once_when_the_ledger_does_not_tell_at_first(lone
     await lone.start()
     publication = lone.flight.publication
     lone.capacity.keep(CAPABILITY, 5)
-    lone.worker.backlog[CAPABILITY] = None
+    lone.worker.backlog.put_back(CAPABILITY, [("p1", NodeKey("w", f"none-{number}")) for number in range(9)])
     free = lone.capacity.room_for(CAPABILITY)
     told: list[Any] = []
 
     lone.database.doubt, lone.database.silent = doubt, 3
     lone.worker.put(Finished(ONLY, lone.flight.fence, publication, completed()), told.append)
-    lone.worker.put(Fill(CAPABILITY, 5), told.append)
+    lone.worker.put(Fill(CAPABILITY, (ONLY,)), told.append)
     lone.worker.fill(CAPABILITY, 7)
 
     await eventually(lambda: not len(lone.worker.in_flight))

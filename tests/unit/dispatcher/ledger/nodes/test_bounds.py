@@ -21,7 +21,7 @@ from coditect.workflow.documents.document import node_document
 from coditect.workflow.expressions import MAX_EXPRESSION_STEPS
 from coditect.workflow.states import TaskState, WorkflowState
 from dispatcher.ledger import idempotency, unit_of_work, values, versions
-from dispatcher.ledger.commands import Asked, Evaluated, Fill, Look, Proposed, Show
+from dispatcher.ledger.commands import Asked, Evaluated, Look, Proposed, Show
 from dispatcher.ledger.definitions import MOST_ROW_BYTES, Definitions
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.errors import ValueBeyondBound
@@ -281,10 +281,10 @@ async def wait_large(ledger: Ledger, patched: pytest.MonkeyPatch) -> list[NodeKe
 async def test_large_definitions_are_claimed_in_pieces(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     node_keys = await wait_large(ledger, monkeypatch)
 
-    more = [(await ledger.batch(Fill("work", 9)))[0] for _ in range(5)]
+    left = [await ledger.fill("work", 9) for _ in range(5)]
 
     assert [len(effects.publications) for effects in ledger.seen] == [2, 2, 2, 2, 1]
-    assert more == [True, True, True, True, False]
+    assert left == [7, 5, 3, 1, 0]
     assert [one.node_key for one in ledger.published] == node_keys
 
 

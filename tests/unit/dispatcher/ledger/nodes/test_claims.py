@@ -20,7 +20,7 @@ from coditect.wire.json import dumps, loads
 from coditect.wire.workflow_tasks import Claim, Verdict
 from coditect.workflow.rows import DeadRow
 from coditect.workflow.states import TaskState, WorkflowState
-from dispatcher.ledger import outbox, timers
+from dispatcher.ledger import timers
 from dispatcher.ledger.commands import AgentFate, Asked, Began, Claimed, Command, Due, Finished, Heard, Lost, unreported
 from dispatcher.ledger.effects import NodeKey, Publication
 from dispatcher.ledger.keyspace import DEAD
@@ -438,14 +438,13 @@ async def test_next_publication_of_a_dead_agent_s_task_is_nobody_s_and_may_be_lo
     assert (row.state, row.attempt, row.publication) == (TaskState.PUBLISHED, 2, again.publication + 1)
 
 
-async def test_lost_publication_leaves_no_row_behind(ledger: Ledger) -> None:
+async def test_lost_publication_is_in_the_outbox_under_its_next_number(ledger: Ledger) -> None:
     first, second = await published(ledger, "one", "two")
 
     await ledger.batch(Claimed(second.node_key, second.number, AGENT))
     await ledger.batch(Lost(first.node_key, first.number), Lost(second.node_key, second.number))
 
-    rows = await ledger.database.read(lambda tr: outbox.waiting(tr, 0))
-    assert [(row.node, row.publication) for row in rows] == [("one", ledger.published[-1].number)]
+    assert await ledger.unsent() == {ledger.published[-1].number: first.node_key}
 
 
 async def test_what_is_lost_or_due_amid_a_cancel_stays_so(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -133,6 +133,7 @@ async def test_paused_workflow_begins_the_time_anew_when_it_goes_on(ledger: Ledg
     ledger.room = {"": 9}
 
     await ledger.ask(Verb.RESUME, {"workflow": "w"})
+    await ledger.fill("work", 1)
     (publication,) = ledger.published
     await ledger.pass_time(11)
 

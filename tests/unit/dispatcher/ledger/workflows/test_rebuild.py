@@ -52,7 +52,7 @@ async def test_large_inputs_are_published_anew_in_pieces(ledger: Ledger, monkeyp
 
     await ledger.batch(Rebuild("marker-1", "marker-1"))
 
-    assert [len(effects.publications) for effects in ledger.seen] == [0, 3, 3, 3]
+    assert [len(effects.publications) for effects in ledger.seen] == [0, 3, 3, 3, 0]
     assert names(ledger.published) == [f"n{number}" for number in range(9)]
 
 
