@@ -195,11 +195,11 @@ def command_agent(file: CommandFile, *, folder: str | None = None) -> Agent:
             tags=fields.tags,
             cost=fields.cost,
             max_queued=fields.max_queued,
-        )(_handler(fields))
+        )(_handler(name, fields))
     return agent
 
 
-def _handler(fields: CommandFields) -> Callable[..., Any]:
+def _handler(capability: str, fields: CommandFields) -> Callable[..., Any]:
     command = _Command(fields)
 
     async def run(value: Any, ctx: Context) -> Any:
@@ -225,7 +225,8 @@ def _handler(fields: CommandFields) -> Callable[..., Any]:
         return found
 
     run.__qualname__ = f"the command {Path(fields.command[0]).name}"
-    return declaring(run, fields.input_schema, fields.output_schema, check_of(fields.input_schema))
+    check = check_of(fields.input_schema, capability=capability, fix="correct input_schema, or leave it out")
+    return declaring(run, fields.input_schema, fields.output_schema, check)
 
 
 class _Command:

@@ -365,6 +365,14 @@ def test_the_grace_of_a_command_ends_before_its_agent_is_replaced() -> None:
         checked_commands(given(f"{SWALLOWED_SECONDS + STUCK_SECONDS}s"))
 
 
+def test_a_schema_that_is_none_is_refused_by_the_name_of_its_capability() -> None:
+    file = checked_commands({"capabilities": {"code.fix": {"command": "my-agent", "input_schema": {"type": "txt"}}}})
+
+    with pytest.raises(SetupError, match="no JSON Schema") as caught:
+        command_agent(file)
+    assert caught.value.facts["capability"] == "code.fix"
+
+
 def _git(folder: Path, *arguments: str) -> str:
     identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
     done = subprocess.run(["git", *identity, "-C", folder, *arguments], capture_output=True, text=True, check=True)
