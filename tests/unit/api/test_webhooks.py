@@ -55,7 +55,7 @@ class Calls:
 
     bodies: list[Any] = field(default_factory=list)
 
-    async def deliver(self, _url: str, body: bytes, _headers: dict[str, str]) -> HttpAnswer:
+    async def request(self, _method: str, _url: str, body: bytes, _headers: dict[str, str], **_: bool) -> HttpAnswer:
         self.bodies.append(json.loads(body))
         return HttpAnswer(204, b"", None)
 
