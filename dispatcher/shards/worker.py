@@ -407,11 +407,15 @@ class ShardWorker:
             self.put(Fill(capability, node_keys), partial(self._filled, capability, taken))
 
     def _filled(self, capability: str, taken: list[Place], left: Any) -> None:
-        """Free the capacity that a `Fill` command reserved, and put the nodes back that it left, or all if refused."""
+        """Free the capacity that a `Fill` command reserved, and put the nodes back that it left, or all if refused.
+
+        After a refusal nothing is claimed before the scheduler's next look, for the next command may be refused, too.
+        """
         self._ports.capacity.free(capability, len(taken))
-        first_left = 0 if isinstance(left, CoditectError) else len(taken) - len(left)
-        self.backlog.put_back(capability, taken[first_left:])
-        if taken[first_left:]:
+        if isinstance(left, CoditectError):
+            self.backlog.put_back(capability, taken)
+        elif left:
+            self.backlog.put_back(capability, taken[-len(left) :])
             self._nudge()
 
 

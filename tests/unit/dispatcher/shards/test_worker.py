@@ -30,7 +30,7 @@ from coditect.wire.workflow_tasks import RESULTS_TYPE
 from coditect.workflow.states import TaskState
 from dispatcher.capacity import LEAST, Capacity
 from dispatcher.ledger import timers
-from dispatcher.ledger.commands import Continue, Due, Finished, Proposed
+from dispatcher.ledger.commands import Continue, Due, Fill, Finished, Proposed
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.errors import LostLease
 from dispatcher.ledger.keyspace import RUNS, STATUSES
@@ -435,3 +435,22 @@ async def test_result_of_a_newer_version_is_a_dead_letter(loaded: LoneWorker, ki
 
     assert await left(loaded) == (0, dead)
     assert await states(loaded) == [TaskState.PUBLISHED] * 2
+
+
+async def test_nodes_that_a_refused_claim_took_wait_again(lone: LoneWorker, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise ValueError("The fault that was asked for")
+
+    await lone.start(wide(LEAST + 2, CAPABILITY))
+    free = lone.capacity.room_for(CAPABILITY)
+    with monkeypatch.context() as patched:
+        patched.setattr(batch, "COMMANDS", {**batch.COMMANDS, Fill: refuse})
+        lone.worker.fill(CAPABILITY, 2)
+        assert CAPABILITY not in lone.worker.backlog
+        await eventually(lambda: CAPABILITY in lone.worker.backlog)
+    assert lone.capacity.room_for(CAPABILITY) == free
+
+    lone.capacity.set_slots({CAPABILITY: LEAST})
+    lone.worker.fill(CAPABILITY, 2)
+
+    await eventually(lambda: lone.published() == LEAST + 2)
