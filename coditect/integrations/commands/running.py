@@ -309,7 +309,7 @@ class CommandRun:
     """A run of one command: `run` blocks its thread until the command ends, any thread may call `ask_to_end`."""
 
     most_bytes: int
-    secrets: tuple[str, ...]
+    secrets: tuple[str, ...] = field(repr=False)
     _started: StartedCommand | None = None
     _unwanted: bool = False
 
