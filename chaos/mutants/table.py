@@ -213,7 +213,7 @@ ALL = (
     Mutant(
         "backlog_forgotten",
         "dispatcher.shards.worker",
-        "        self.backlog.follow(active.ready, {moved.node_key for moved in active.ready})\n",
+        "        self.backlog.follow(active.ready, {moved.node_key for moved in active.ready} - self._unclaimable)\n",
         "",
         "who takes a shard over does not know its ready nodes",
         "nothing lost",

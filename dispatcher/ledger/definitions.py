@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from coditect.workflow.definition import Call, Node, SubWorkflow
+from coditect.workflow.definition import Node
 from coditect.workflow.documents.document import known_node
 from dispatcher.ledger import values, versions
 from dispatcher.ledger.effects import Defined, NodeKey
@@ -71,13 +71,6 @@ def find_all(tr: Reads, node_keys: Sequence[NodeKey]) -> Iterator[bytes | None]:
 def known(node_key: NodeKey, row: bytes) -> Node:
     """Decode the stored definition of a node, and return the `Node` that it defines."""
     return known_node(node_key.node, versions.NODE_DOCUMENT.unpack(row))
-
-
-def compensation(node: Node) -> Call | SubWorkflow:
-    """Return the task that undoes a completed node."""
-    work = node.work if isinstance(node.work, SubWorkflow) else node.call
-    assert work is not None
-    return work.undo
 
 
 class Definitions:

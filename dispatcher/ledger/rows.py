@@ -23,7 +23,8 @@ MAX_WORKFLOWS_READ = 64
 """The most live workflows whose rows one read returns."""
 MAX_ROWS_READ = 500
 """The most rows of one workflow that one read returns."""
-_ACTIVE = tuple(STATUS.pack([state.value])[:-1] for state in (TaskState.READY, TaskState.PUBLISHED, TaskState.WORKING))
+_ACTIVE_STATES = (TaskState.READY, TaskState.PUBLISHED, TaskState.WORKING)
+_ACTIVE = tuple(STATUS.pack([state.value])[:-1] for state in _ACTIVE_STATES)
 
 _ENDS = (
     (TaskState.FAILED, WorkflowState.FAILED),
@@ -191,6 +192,11 @@ class NodeRecord:
 
     The orphan detector reads this row, and no definitions.
     """
+    destination: str | None = None
+    """The routing key of the node's task, kept while the node is ready, published or working.
+
+    Who takes the shard over needs no definition of such a node.
+    """
     by_hand: bool = False
     """Whether a person answered the node's question, or had the node run again."""
     capability: str = ""
@@ -225,6 +231,7 @@ class NodeRecord:
             self.start_by_ms,
             self.deadline_ms,
             self.heartbeat_ms,
+            self.destination if self.state in _ACTIVE_STATES else None,
         ]
         if self.by_hand or self.handoffs or self.doubted or self.losses:  # few nodes have any of these
             fields += [self.by_hand, self.capability, self.handoffs, self.doubted, self.losses]

@@ -9,7 +9,8 @@ from dataclasses import replace
 
 from coditect.errors import NewerVersion
 from coditect.model.result import Failure
-from coditect.workflow.definition import Call, Node
+from coditect.wire.routing import task_key
+from coditect.workflow.definition import Call, Node, SubWorkflow
 from coditect.workflow.states import TaskState, WorkflowState
 from dispatcher.ledger import definitions, outbox, timers
 from dispatcher.ledger.definitions import Caches
@@ -240,9 +241,9 @@ class UnitOfWork:
 
     def _derived(self, node_key: NodeKey) -> Node:
         defined = self.definition(node_key.defined)
-        work = definitions.compensation(defined) if node_key.is_compensation else defined.call
+        work = defined.work if isinstance(defined.work, SubWorkflow) else defined.call
         assert work is not None
-        return Node(node_key.node, work)
+        return Node(node_key.node, work.undo if node_key.is_compensation else work)
 
     def call(self, node_key: NodeKey) -> Call | None:
         """Return a node's capability call, or None; with a handoff's other capability if the node's row was read."""
@@ -261,6 +262,7 @@ class UnitOfWork:
         row.state = state
         call = self.call(node_key)
         capability, level = (call.capability, call.priority.value) if call is not None else ("", "")
+        row.destination = None if call is None else task_key(capability, call.priority)
         self.effects.transitions.append(Transition(node_key, state, capability, level, row))
         return run
 

@@ -34,9 +34,10 @@ class Backlog:
     def follow(self, transitions: Iterable[Transition], waiting: Container[NodeKey]) -> None:
         """Add the nodes that became ready and are `waiting`, and remove those that are not ready any more."""
         for moved in transitions:
-            if moved.state is TaskState.READY and moved.node_key in waiting:
-                levels = self._waiting.setdefault(moved.capability, {})
-                levels.setdefault(moved.level, OrderedDict())[moved.node_key] = None
+            if moved.state is TaskState.READY:
+                if moved.node_key in waiting:
+                    levels = self._waiting.setdefault(moved.capability, {})
+                    levels.setdefault(moved.level, OrderedDict())[moved.node_key] = None
             elif (levels := self._waiting.get(moved.capability, {})) and moved.node_key in levels.get(moved.level, ()):
                 self._remove(moved.capability, moved.level, moved.node_key)
 

@@ -101,6 +101,7 @@ class ShardOwnership:
         self._consumers: dict[int, list[Consumer]] = {}
         self._pulses: dict[str, Pulse] = {}
         self._beat = 0
+        self._beaten = 0.0  # when the last beat began
         self._task: asyncio.Task[None] | None = None
         self._ending = asyncio.Event()
         self._missed = {"broker": 0.0, "store": 0.0}
@@ -212,8 +213,8 @@ class ShardOwnership:
         self._pulses = leases.look(self._pulses, beats, now_ms=now_ms)
 
     async def _step(self) -> None:
-        self._beat += 1
-        beat, pulses = self._beat, tuple(self._pulses.values())
+        pulses = tuple(self._pulses.values())
+        beat = self._next_beat()
         busy = frozenset(self.workers)
         step = await self._ports.database.run(
             lambda tr: shards.step(tr, self.owner, beat, count=self.count, pulses=pulses, busy=busy)
@@ -237,6 +238,17 @@ class ShardOwnership:
             raise error
         if step.to_give:
             await self._step()
+
+    def _next_beat(self) -> int:
+        self._beat, self._beaten = self._beat + 1, asyncio.get_running_loop().time()
+        return self._beat
+
+    async def _renew(self) -> None:
+        """Renew the leases amid a step that takes long, because it reads a large shard."""
+        if asyncio.get_running_loop().time() - self._beaten >= shards.STEP_MS / 1000:
+            beat = self._next_beat()
+            await self._ports.database.run(lambda tr: leases.renew(tr, self.owner, beat))
+            self._missed["store"] = 0.0
 
     async def _try_to_open(self, shard: int, lease: Lease) -> None:
         """Open the worker of a shard that was taken; only log an InputError or SetupError: a later call tries again."""
@@ -263,7 +275,7 @@ class ShardOwnership:
         returns = self._returns
         await self._check(worker)
         try:
-            await worker.open()
+            await worker.open(between_pages=self._renew)
             self.workers[shard] = worker
             if returns != self._returns:
                 await self._check(worker)

@@ -223,11 +223,11 @@ class Confirms:
         while self._open:
             number, node_key = next(iter(self._open.items()))
             flight = self._in_flight.get(node_key)
-            if flight is not None and flight.publication == number:
+            if flight is not None and flight.publication == number and not flight.agent:
                 confirmed = number - 1
                 break
-            del self._open[number]  # its node has ended, or is published again: nobody needs its confirm
-        return confirmed if confirmed > self._recorded and self._may_record else 0
+            del self._open[number]  # its node is begun, has ended, or is published again: nobody needs its confirm
+        return confirmed if confirmed > self._recorded and self._may_record and not self._closed else 0
 
     def take(self) -> int:
         """Return `unrecorded` for a batch that begins now."""
@@ -247,7 +247,7 @@ class Confirms:
             self._timer = asyncio.get_running_loop().call_later(seconds, self._ring)
 
     def close(self) -> None:
-        """Wait for no batch any more; the other methods still work."""
+        """Record nothing any more."""
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
@@ -41,7 +41,7 @@ from dispatcher.ledger.ownership.leases import Lease
 from dispatcher.ledger.ownership.policy import Policy
 from dispatcher.ledger.versions import NEWER_VERSION_FIX
 from dispatcher.ledger.workflows.continuations import SetAside
-from dispatcher.ledger.workflows.recover import RecoveredShard, learn
+from dispatcher.ledger.workflows.recover import RecoveredShard, learn, nothing
 from dispatcher.metrics import ShardMetrics
 from dispatcher.ports import Ports
 from dispatcher.shards import batch
@@ -107,9 +107,11 @@ class ShardWorker:
         self.in_flight = InFlight(ports.capacity)
         self._confirms = Confirms(self.in_flight, self._wake.set)
         self.newer = 0
-        """The number of published nodes whose rows only a newer dispatcher can read, and which are left alone."""
+        """The number of nodes of live workflows whose rows only a newer dispatcher can read, and which are left alone."""
         self.status_cache = StatusCache()
         self.backlog = Backlog()
+        self._unclaimable: set[NodeKey] = set()
+        """The ready nodes whose claim was refused; they are left to the shard's next owner."""
         self.marker = marker
         """The name of the marker queue of the broker to which the shard's tasks were published, or are about to be."""
         self.closed = False
@@ -119,9 +121,12 @@ class ShardWorker:
         self._lost = False
         """Whether a refused commit showed that the shard has another owner, so that no other commit is tried."""
 
-    async def open(self) -> None:
-        """Start the worker from the shard's state in the ledger, and publish tasks again that may be unpublished."""
-        found = await learn(self._ports.database, self.shard)
+    async def open(self, *, between_pages: Callable[[], Awaitable[None]] = nothing) -> None:
+        """Start the worker from the shard's state in the ledger, and publish tasks again that may be unpublished.
+
+        `between_pages` is awaited between two reads of a large shard.
+        """
+        found = await learn(self._ports.database, self.shard, between_pages=between_pages)
         if found.active.newer:
             facts = {"shard": self.shard, "nodes": len(found.active.newer), "fix": NEWER_VERSION_FIX}
             log.warning("A newer dispatcher wrote nodes of live workflows; they are left alone", extra=facts)
@@ -144,7 +149,7 @@ class ShardWorker:
         self.in_flight.agree(active.in_flight, asyncio.get_running_loop().time())
         self.in_flight.doubt(found.doubtful)
         self.backlog.clear()
-        self.backlog.follow(active.ready, {moved.node_key for moved in active.ready})
+        self.backlog.follow(active.ready, {moved.node_key for moved in active.ready} - self._unclaimable)
         if found.has_todo:
             self.put(Continue())
         self.timer_service.set(found.next_due_ms)
@@ -179,6 +184,7 @@ class ShardWorker:
         self.timer_service.close()
         self._unfinished.close()
         self._confirms.close()
+        self.backlog.clear()
         self.status_cache.clear()
         for task in self._tasks:
             task.cancel()
@@ -342,6 +348,7 @@ class ShardWorker:
         self._definitions.note(effects.definitions)
         self.in_flight.follow_all(effects, now)
         self._confirms.add(effects.publications)
+        self._confirms.wait(OUTBOX_IDLE_SECONDS)
         self.backlog.follow(effects.transitions, effects.waiting)
 
     def _after(self, effects: Effects) -> None:
@@ -400,23 +407,31 @@ class ShardWorker:
 
     def fill(self, capability: str, room: int) -> None:
         """Queue a command to claim up to `room`, at most 500, ready nodes of a capability, if any; reserve capacity."""
-        taken = self.backlog.take(capability, min(room, MOST_FILL))
-        if taken:
-            self._ports.capacity.keep(capability, len(taken))
-            node_keys = tuple(node_key for _, node_key in taken)
-            self.put(Fill(capability, node_keys), partial(self._filled, capability, taken))
+        if not self.closed and (taken := self.backlog.take(capability, min(room, MOST_FILL))):
+            self._fill(capability, taken)
+
+    def _fill(self, capability: str, taken: list[Place]) -> None:
+        self._ports.capacity.keep(capability, len(taken))
+        node_keys = tuple(node_key for _, node_key in taken)
+        self.put(Fill(capability, node_keys), partial(self._filled, capability, taken))
 
     def _filled(self, capability: str, taken: list[Place], left: Any) -> None:
-        """Free the capacity that a `Fill` command reserved, and put the nodes back that it left, or all if refused.
+        """Free the capacity that a `Fill` command reserved, and put the nodes back that it left.
 
-        After a refusal nothing is claimed before the scheduler's next look, for the next command may be refused, too.
+        Refused nodes are claimed one by one; a node that is refused alone is left alone.
         """
         self._ports.capacity.free(capability, len(taken))
-        if isinstance(left, CoditectError):
-            self.backlog.put_back(capability, taken)
-        elif left:
-            self.backlog.put_back(capability, taken[-len(left) :])
-            self._nudge()
+        if not isinstance(left, CoditectError):
+            if left:
+                self.backlog.put_back(capability, taken[-len(left) :])
+                self._nudge()
+        elif isinstance(left, Undone):
+            return
+        elif len(taken) == 1:
+            self._unclaimable.update(node_key for _, node_key in taken)
+        else:
+            for place in taken:
+                self._fill(capability, [place])
 
 
 MAX_RESULT_TRIES = 5

@@ -49,12 +49,6 @@ def known_node(name: str, document: Mapping[str, Any]) -> Node:
     return Node(name, _work(document), edges, join, when, rest, least)
 
 
-def capability_and_level(document: Mapping[str, Any]) -> tuple[str, str]:
-    """Return the capability and the priority of the tasks that a stored node of a task or a map has published."""
-    capability = document.get("task") or document["map"]
-    return str(capability), str(document.get("priority", Priority.P1.value))
-
-
 def _work(document: Mapping[str, Any]) -> Work:
     if (capability := document.get("task")) is not None:
         return _call(capability, document)

@@ -7,20 +7,18 @@ in pages of one transaction. Nothing changes between two pages, for only the sha
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 
 from coditect.errors import NewerVersion
-from coditect.workflow.definition import Call
-from coditect.workflow.documents.document import capability_and_level
-from coditect.workflow.states import TaskState, WorkflowState
-from dispatcher.ledger import definitions, outbox, timers, versions
-from dispatcher.ledger.definitions import compensation, known
+from coditect.wire.routing import parse_task_key
+from coditect.workflow.states import TaskState
+from dispatcher.ledger import outbox, timers
 from dispatcher.ledger.effects import NodeKey, Transition
-from dispatcher.ledger.keyspace import CONTINUATIONS, RUNS, STATUSES
-from dispatcher.ledger.rows import NodeRecord, RunRecord, live_rows, may_be_active
+from dispatcher.ledger.keyspace import CONTINUATIONS, STATUSES
+from dispatcher.ledger.rows import NodeRecord, live_rows, may_be_active
 from dispatcher.ledger.workflows.republish import built
 from dispatcher.store.port import Database
 from dispatcher.store.transaction import Reads
@@ -34,7 +32,7 @@ class Active:
     """The ready and the published nodes among the nodes of a shard's live workflows."""
 
     ready: list[Transition] = field(default_factory=list)
-    """The nodes that wait for room; those of paused workflows wait for a resume instead."""
+    """The ready nodes, the oldest first, those of paused workflows among them."""
     in_flight: list[Transition] = field(default_factory=list)
     """The published nodes that have not ended, in their current state."""
     newer: set[NodeKey] = field(default_factory=set)
@@ -62,8 +60,16 @@ class RecoveredShard:
         }
 
 
-async def learn(database: Database, shard: int) -> RecoveredShard:
+async def nothing() -> None:
+    """Do nothing between two pages."""
+
+
+async def learn(
+    database: Database, shard: int, *, between_pages: Callable[[], Awaitable[None]] = nothing
+) -> RecoveredShard:
     """Read a shard's ready and published nodes, its publication numbers, its next timer, and if it has other work.
+
+    A large shard takes longer than a lease lasts: `between_pages` may renew it.
 
     Raises:
         CoditectError: any error of `Database.read`.
@@ -75,8 +81,10 @@ async def learn(database: Database, shard: int) -> RecoveredShard:
         active.in_flight.extend(page.in_flight)
         active.newer.update(page.newer)
         if last is None:
+            active.ready.sort(key=lambda moved: moved.row.ready_ms or 0)
             return await database.read(partial(_recovered, shard=shard, active=active))
         after = last
+        await between_pages()
 
 
 def _recovered(tr: Reads, shard: int, active: Active) -> RecoveredShard:
@@ -87,43 +95,21 @@ def _recovered(tr: Reads, shard: int, active: Active) -> RecoveredShard:
 
 def _page(tr: Reads, shard: int, after: NodeKey) -> tuple[Active, NodeKey | None]:
     """Return the active nodes of the page behind a node, and the page's last node, None if nothing follows."""
-    page, rows, key = Active(), dict[NodeKey, NodeRecord](), b""
-    count = 0
+    page, key, count = Active(), b"", 0
     for key, packed in islice(live_rows(tr, shard, after), MAX_LEARNED_ROWS):
         count += 1
-        if not may_be_active(packed):
-            continue
-        node_key = NodeKey(*STATUSES.unpack(key))
-        try:
-            row = NodeRecord.unpack(packed)
-        except NewerVersion:
-            page.newer.add(node_key)
-        else:
-            if row.state is TaskState.READY or row.publication:
-                rows[node_key] = row
-    defined = definitions.find_all(tr, [node_key.defined for node_key in rows])
-    paused = _paused(tr, {node_key.workflow for node_key, row in rows.items() if row.state is TaskState.READY})
-    for (node_key, row), definition in zip(rows.items(), defined, strict=True):
-        assert definition is not None
-        if row.state is TaskState.READY and node_key.workflow in paused:
-            continue
-        capability, level = _destination(node_key, definition)
-        of_state = page.ready if row.state is TaskState.READY else page.in_flight
-        of_state.append(Transition(node_key, row.state, row.capability or capability, level, row))
+        if may_be_active(packed):
+            _add(page, NodeKey(*STATUSES.unpack(key)), packed)
     return page, NodeKey(*STATUSES.unpack(key)) if count == MAX_LEARNED_ROWS else None
 
 
-def _paused(tr: Reads, workflows: Collection[str]) -> set[str]:
-    """Return those of some live workflows that are paused."""
-    runs = tr.get_many([RUNS.pack((workflow,)) for workflow in workflows])
-    known = {workflow: RunRecord.unpack(run) for workflow, run in zip(workflows, runs, strict=True) if run is not None}
-    return {workflow for workflow, run in known.items() if run.state is WorkflowState.PAUSED}
-
-
-def _destination(node_key: NodeKey, definition: bytes) -> tuple[str, str]:
-    """Return the capability and the priority of a node's tasks."""
-    if not node_key.is_compensation:
-        return capability_and_level(versions.NODE_DOCUMENT.unpack(definition))
-    call = compensation(known(node_key.defined, definition))
-    assert isinstance(call, Call), "only a task is ready or published"
-    return call.capability, call.priority.value
+def _add(page: Active, node_key: NodeKey, packed: bytes) -> None:
+    try:
+        row = NodeRecord.unpack(packed)
+    except NewerVersion:
+        page.newer.add(node_key)
+        return
+    if row.destination is not None and (row.state is TaskState.READY or row.publication):
+        capability, level = parse_task_key(row.destination)
+        of_state = page.ready if row.state is TaskState.READY else page.in_flight
+        of_state.append(Transition(node_key, row.state, capability, level.value, row))

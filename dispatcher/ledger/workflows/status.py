@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from typing import Any
 
+from coditect.errors import NewerVersion
 from dispatcher.ledger.keyspace import LIVE, RUNS
 from dispatcher.ledger.nodes.attempts import UNDER_WAY
 from dispatcher.ledger.ownership import leases, shards
@@ -28,7 +30,8 @@ def _shard(tr: Reads, shard: int, beats: Mapping[str, int]) -> dict[str, Any]:
     lease, workflows = leases.read(tr, shards.lease_name(shard)), live(tr, shard)
     states = Counter[str]()
     for row in tr.get_many([RUNS.pack((workflow,)) for workflow in workflows]):
-        states.update({} if row is None else RunRecord.unpack(row).counts)
+        with suppress(NewerVersion):  # another dispatcher's count is missing, and the rest is told
+            states.update({} if row is None else RunRecord.unpack(row).counts)
     return {
         "shard": shard,
         "owner": lease.owner if lease.owner in beats else None,

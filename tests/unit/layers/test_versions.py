@@ -69,7 +69,12 @@ ROWS: dict[str, st.SearchStrategy[Any]] = {
         NodeRecord,
         *(state, st.builds(Tally, number, number, number, st.none() | state), st.integers(1, 99), number, number, text),
         *(instant, instant, instant, instant, text, st.booleans(), st.booleans(), instant, instant, instant),
-        st.booleans(),
+        by_hand=st.booleans(),
+    )
+    | st.builds(
+        NodeRecord,
+        st.sampled_from([TaskState.READY, TaskState.PUBLISHED, TaskState.WORKING]),
+        destination=text.filter(bool),
     )
     | st.builds(
         NodeRecord,
@@ -148,8 +153,11 @@ def test_rows_are_read_as_the_first_release_writes_them() -> None:
         b'["completed",1,0,1,"failed",1,2,3,"worker-1",4,5,6,7]': NodeRecord(
             TaskState.COMPLETED, Tally(1, 0, 1, TaskState.FAILED), 1, 2, 3, "worker-1", 4, 5, 6, 7
         ),
-        b'["working",0,0,0,null,1,0,0,"",null,null,null,null,"",false,false,null,null,null,true,"",2]': NodeRecord(
+        b'["working",0,0,0,null,1,0,0,"",null,null,null,null,"",false,false,null,null,null,null,true,"",2]': NodeRecord(
             TaskState.WORKING, by_hand=True, handoffs=2
+        ),
+        b'["ready",0,0,0,null,1,0,0,"",5,null,null,null,"",false,false,null,null,null,"code.review.p0"]': NodeRecord(
+            TaskState.READY, ready_ms=5, destination="code.review.p0"
         ),
     }
 

@@ -39,6 +39,15 @@ def test_nodes_that_are_ready_no_more_or_wait_for_a_resume_are_not_in_it() -> No
     assert names(backlog) == ["b"]
 
 
+def test_node_that_moves_while_it_waits_stays_in_it() -> None:
+    backlog = Backlog()
+    follow(backlog, moved("a"), moved("b"))
+
+    backlog.follow([moved("a")], ())
+
+    assert names(backlog) == ["a", "b"]
+
+
 def test_nodes_that_could_not_be_claimed_wait_before_all_others() -> None:
     backlog = Backlog()
     follow(backlog, moved("a"), moved("b"), moved("c"))

@@ -437,20 +437,25 @@ async def test_result_of_a_newer_version_is_a_dead_letter(loaded: LoneWorker, ki
     assert await states(loaded) == [TaskState.PUBLISHED] * 2
 
 
-async def test_nodes_that_a_refused_claim_took_wait_again(lone: LoneWorker, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: Any) -> None:
-        raise ValueError("The fault that was asked for")
+async def test_node_whose_claim_is_refused_holds_no_other_up_and_is_tried_once(
+    lone: LoneWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried, claim_all = list[tuple[NodeKey, ...]](), batch.COMMANDS[Fill]
 
-    await lone.start(wide(LEAST + 2, CAPABILITY))
+    def refuse(unit: UnitOfWork, command: Fill) -> Any:
+        tried.append(command.node_keys)
+        if tried[0][0] in command.node_keys:
+            raise ValueError("The fault that was asked for")
+        return claim_all(unit, command)
+
+    monkeypatch.setattr(batch, "COMMANDS", {**batch.COMMANDS, Fill: refuse})
+    await lone.start(wide(LEAST + 3, CAPABILITY))
     free = lone.capacity.room_for(CAPABILITY)
-    with monkeypatch.context() as patched:
-        patched.setattr(batch, "COMMANDS", {**batch.COMMANDS, Fill: refuse})
-        lone.worker.fill(CAPABILITY, 2)
-        assert CAPABILITY not in lone.worker.backlog
-        await eventually(lambda: CAPABILITY in lone.worker.backlog)
-    assert lone.capacity.room_for(CAPABILITY) == free
-
     lone.capacity.set_slots({CAPABILITY: LEAST})
-    lone.worker.fill(CAPABILITY, 2)
+
+    lone.worker.fill(CAPABILITY, 3)
 
     await eventually(lambda: lone.published() == LEAST + 2)
+    lone.capacity.set_slots({CAPABILITY: 0})
+    assert lone.capacity.room_for(CAPABILITY) == free - 2
+    assert CAPABILITY not in lone.worker.backlog
