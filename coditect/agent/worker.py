@@ -278,7 +278,8 @@ def _context(kind: type[TaskContext], task: Task, head: dict[str, Any], link: _L
 def _run(capability: Capability, frame: Frame, value: Any, link: _Link, home: _Home) -> bytes:
     shape, head = capability.signature, frame.head
     kind = PlainContext if shape.blocking else Context
-    task = read_task(Message(b"", headers=head["headers"]), head["key"])  # its input may be over the limit
+    known = Message(b"", headers=head["headers"], message_id=head["task_id"])  # its input may be over the limit
+    task = read_task(known, head["key"])
     CURRENT_AGENT.set(AgentId(head["agent_id"]))
     CURRENT_TASK.set(task)
     arguments = (value, _context(kind, task, head, link, home)) if shape.wants_context else (value,)

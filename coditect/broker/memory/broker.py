@@ -138,8 +138,8 @@ class MemoryConsumer:
 
     def _canceled(self) -> None:
         self._subscription = None
+        self._resubscribe_later()  # before anybody is told, who may close the connection
         self._tell()
-        self._resubscribe_later()
 
     def _unsubscribe(self) -> None:
         subscription, self._subscription = self._subscription, None

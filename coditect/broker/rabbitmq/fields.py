@@ -326,6 +326,8 @@ def sendable(value: Any) -> Any:
     Raises:
         Exception: any of `UNSPEAKABLE`, for a value that AMQP cannot carry.
     """
+    if isinstance(value, str | int):
+        return value
     if isinstance(value, bytes):
         return bytearray(value)
     if isinstance(value, list | tuple):

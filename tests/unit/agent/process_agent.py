@@ -23,6 +23,7 @@ from coditect import Agent, Breaker, CallNext, Context, MiddlewareContext, Plain
 from coditect.agent.context import Services
 from coditect.agent.services import TaskServices
 from coditect.errors import CoditectError, InputError, InvalidTask, NotFound, VersionConflict
+from coditect.telemetry.logs import CURRENT_TASK
 
 DEPENDENCY = Breaker("dependency", failures=2, reset="100ms", on=(OSError,), scope="local")
 worker = Agent("process-worker", slots=2, breakers=[DEPENDENCY])
@@ -251,6 +252,22 @@ def hang(pids: str) -> None:
 @worker.capability("proc.exit", process=True, retry=Retry(max_attempts=2, first="100ms"))
 def leave(_: None) -> None:
     os._exit(3)
+
+
+def named_by_logs() -> str:
+    """The id of the task that a line of the log would name."""
+    task = CURRENT_TASK.get()
+    return str(task and task.id)
+
+
+@worker.capability("proc.logs", process=True)
+def logs(_: None) -> str:
+    return named_by_logs()
+
+
+@worker.capability("proc.logs.context", process=True)
+def logs_with_context(_: None, ctx: PlainContext) -> str:
+    return named_by_logs()
 
 
 @worker.capability("proc.print", process=True)

@@ -78,6 +78,13 @@ async def test_handler_in_a_process_works_as_any_other(
     assert [await client.request(capability, value, timeout="60s") for _ in range(2)] == [result] * 2
 
 
+@pytest.mark.parametrize("capability", ["proc.logs", "proc.logs.context"])
+async def test_line_of_a_handler_s_log_names_its_task(client: Client, capability: str) -> None:
+    handle = await client.submit(capability, None)
+
+    assert await handle.result(timeout="60s") == handle.task_id
+
+
 @pytest.mark.parametrize(
     ("capability", "value", "type_", "message"),
     [
