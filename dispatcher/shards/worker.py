@@ -107,7 +107,7 @@ class ShardWorker:
         self.in_flight = InFlight(ports.capacity)
         self._confirms = Confirms(self.in_flight, self._wake.set)
         self.newer = 0
-        """The number of nodes of live workflows whose rows only a newer dispatcher can read, and which are left alone."""
+        """The number of nodes of live workflows whose rows only a newer dispatcher can read."""
         self.status_cache = StatusCache()
         self.backlog = Backlog()
         self._unclaimable: set[NodeKey] = set()
