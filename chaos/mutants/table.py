@@ -67,7 +67,7 @@ ALL = (
         "priority_dropped",
         "dispatcher.ledger.nodes.claim",
         "        call.priority,\n        body,",
-        "        Priority.P1,\n        body,",
+        "        type(call.priority).P1,\n        body,",
         "every node is published as a P1",
         "given as asked",
     ),
