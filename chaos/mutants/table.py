@@ -347,8 +347,8 @@ ALL = (
         "    elif handoff.is_open and row is not None:\n",
         "    elif row is not None:\n",
         "a second acceptance takes the task from the agent that accepted it",
-        "fences grow",
-        seed=62,
+        "one end each",
+        seed=2,
     ),
     Mutant(
         "handoff_keeps_the_fence",
