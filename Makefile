@@ -179,11 +179,11 @@ screenshots: setup ## Take the pictures of the dashboard for README and docs, of
 	@scripts/install-chromium.sh
 	@$(PYTHON) -m tests.browser.pictures
 
-bench: $(BENCH_STAMP) servers ## Measure speed beside aio-pika, Celery, Taskiq and RQ (half an hour)
+bench: $(BENCH_STAMP) servers ## Measure speed beside aio-pika, Celery, Taskiq, RQ and Dask (half an hour)
 	@$(BENCH_VENV)/bin/python -m benchmarks
 
-bench-workflows: $(BENCH_STAMP) servers ## The parts of `make bench` about workflows, beside RQ, Celery and Taskiq
-	@$(BENCH_VENV)/bin/python -m benchmarks --only workflows --only workflow-size --only workflow-state
+bench-workflows: $(BENCH_STAMP) servers ## The parts of `make bench` about workflows, beside RQ, Celery, Taskiq and Dask
+	@$(BENCH_VENV)/bin/python -m benchmarks --only workflows --only workflow-cost --only workflow-size --only workflow-state
 
 profile: $(BENCH_STAMP) servers ## Show where client and agent spend their time, by py-spy
 	@$(BENCH_VENV)/bin/python -m benchmarks --profile

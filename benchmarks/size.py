@@ -46,6 +46,10 @@ class Size:
     """The numbers of nodes of one workflow, each ten times the one before."""
     small_graphs: tuple[int, ...]
     """The numbers of workflows of ten nodes, each ten times the one before."""
+    cost_graphs: tuple[int, ...]
+    """The numbers of nodes of the workflows whose cost for the dispatcher is measured."""
+    submitted_graphs: tuple[int, ...]
+    """The numbers of nodes of the workflows of which the submit is measured."""
     graph_pairs: int
     """How often two sizes that differ by ten times run side by side, on either core."""
     graph_visit: int
@@ -80,17 +84,19 @@ FULL = Size(
     scaling_tasks=6_000,
     profiled_tasks=150_000,
     depths=(1_000, 10_000, 100_000, 1_000_000),
-    graph_rounds=3,
+    graph_rounds=5,
     graph_runs=3,
     graph_width=1_000,
     graph_length=100,
     graph_layers=10,
     large_graphs=(1_000, 10_000, 100_000),
     small_graphs=(1_000, 10_000),
+    cost_graphs=(1_000, 20_000, 100_000),
+    submitted_graphs=(1_000, 10_000),
     graph_pairs=2,
     graph_visit=50_000,
     state_queries=1_000,
-    live_nodes=10_000,
+    live_nodes=100_000,
     paused_holders=10_000,
     probe_intervals=10,
     schedules=10_000,
@@ -120,6 +126,8 @@ QUICK = Size(
     graph_layers=10,
     large_graphs=(300, 3_000),
     small_graphs=(30, 300),
+    cost_graphs=(300, 3_000),
+    submitted_graphs=(300, 3_000),
     graph_pairs=1,
     graph_visit=3_000,
     state_queries=200,

@@ -14,19 +14,22 @@ from benchmarks.programs.others import TASKIQ_WORKER, Other
 from benchmarks.stage import PYTHON, Program, Stage, agent, python
 
 WORKERS = 2
-SIDES = (Side.CODITECT, Side.CELERY, Side.TASKIQ, Side.RQ)
+SIDES = (Side.CODITECT, Side.CELERY, Side.TASKIQ, Side.RQ, Side.DASK)
 DRIVERS = {
     Side.CODITECT: "benchmarks.programs.coditect_graphs",
     Side.CELERY: "benchmarks.programs.celery_graphs",
     Side.TASKIQ: "benchmarks.programs.taskiq_graphs",
     Side.RQ: "benchmarks.programs.rq_graphs",
+    Side.DASK: "benchmarks.programs.dask_graphs",
 }
 TASKIQ = replace(
     OTHERS[Side.TASKIQ],
     packages=(*OTHERS[Side.TASKIQ].packages, "taskiq-pipelines"),
     worker=("-m", "taskiq", *TASKIQ_WORKER.split(), "benchmarks.programs.taskiq_graphs:broker"),
 )
-GRAPH_OTHERS: dict[Side, Other] = {**OTHERS, Side.TASKIQ: TASKIQ}
+DASK = Other(("dask", "distributed"), ("-m", "benchmarks.programs.dask_graphs", "worker"), "", {})
+DASK_SCHEDULER = python("dask-scheduler", "benchmarks.programs.dask_graphs", "scheduler")
+GRAPH_OTHERS: dict[Side, Other] = {**OTHERS, Side.TASKIQ: TASKIQ, Side.DASK: DASK}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +78,9 @@ async def staff(stage: Stage, side: Side) -> AsyncIterator[None]:
         if side is Side.CODITECT:
             await running.enter_async_context(fleet(stage))
         else:
-            for worker in workers(side):
-                await running.enter_async_context(stage.running(worker))
+            schedulers = [DASK_SCHEDULER] if side is Side.DASK else []
+            for program in (*schedulers, *workers(side)):
+                await running.enter_async_context(stage.running(program))
         yield
 
 

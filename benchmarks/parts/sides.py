@@ -35,6 +35,8 @@ class Side(StrEnum):
     CELERY = "Celery"
     TASKIQ = "Taskiq"
     RQ = "RQ"
+    DASK = "Dask"
+    """Dask's scheduler, which keeps all in memory; it runs graphs only."""
 
 
 BY_HAND = (Side.CODITECT, Side.AIO_PIKA)

@@ -67,7 +67,7 @@ def test_graph_order_is_read_as_it_was_written() -> None:
 
 
 def test_every_side_has_a_driver_of_its_own_and_as_many_workers() -> None:
-    assert set(DRIVERS) == set(SIDES) == {Side.CODITECT, *OTHERS}
+    assert set(DRIVERS) == set(SIDES) == {Side.CODITECT, *OTHERS, Side.DASK}
     assert len(set(DRIVERS.values())) == len(SIDES)
     assert {len(workers(side)) for side in OTHERS} == {WORKERS}
     assert len({program.argv for program in workers(Side.CELERY)}) == WORKERS, "each has a name of its own"

@@ -168,9 +168,9 @@ def test_order_is_read_as_it_was_written() -> None:
 
 
 def test_sides_have_drivers_of_their_own_and_go_first_in_turns() -> None:
-    drivers = {Order.read(client_of(side, BURST).argv[-1]).driver for side in Side}
+    drivers = {Order.read(client_of(side, BURST).argv[-1]).driver for side in (*BY_HAND, *OTHERS)}
 
-    assert len(drivers) == len({*BY_HAND, *OTHERS}) == len(Side)
+    assert len(drivers) == len({*BY_HAND, *OTHERS})
     assert [rotated(BY_HAND, number)[0] for number in range(4)] == [*BY_HAND, *BY_HAND]
     assert agent_of(Side.CODITECT, BURST).env["BENCH_CAPABILITIES"] == "3"
     assert [one.name for one in echo_agent(3).capabilities] == [echo_capability(number) for number in range(3)]

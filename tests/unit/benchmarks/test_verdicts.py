@@ -30,6 +30,7 @@ from benchmarks.parts import (
     throughput,
     timers,
     tracing,
+    workflow_cost,
     workflow_size,
     workflow_state,
     workflow_stores,
@@ -67,7 +68,7 @@ def depth(queued: int, client: float, agent: float) -> backlog.Depth:
 
 def graph_seconds(**sides: tuple[float, float, float]) -> workflows.Seconds:
     """Of one run of each graph: nodes per second of the fan, milliseconds per hop, nodes per second of the layers."""
-    named = {"ours": Side.CODITECT, "rq": Side.RQ, "celery": Side.CELERY, "taskiq": Side.TASKIQ}
+    named = {"ours": Side.CODITECT, "rq": Side.RQ, "celery": Side.CELERY, "taskiq": Side.TASKIQ, "dask": Side.DASK}
     found = {side: (1_002 / fan, hop / 10, 1_000 / layers) for side, (fan, hop, layers) in sides.items()}
     return {
         graph: {named[side]: [seconds[place]] for side, seconds in found.items()}
@@ -81,8 +82,14 @@ def stores(name: str, seconds: float) -> dict[str, dict[workflow_stores.Store, l
 
 
 SIDES = graph_seconds(
-    ours=(5_000, 1.5, 3_999), rq=(1_000, 2.4, 800), celery=(1_250, 1.7, 900), taskiq=(1_999, 1.6, 1_600)
+    ours=(5_000, 1.1, 3_999),
+    rq=(1_000, 2.4, 800),
+    celery=(1_250, 1.7, 900),
+    taskiq=(1_999, 1.6, 1_600),
+    dask=(1_700, 0.5, 1_332),
 )
+CHAINS = {"chains": {Side.CODITECT: [1.0], Side.TASKIQ: [2.9], Side.DASK: [0.9]}}
+COSTS = workflow_cost.Costs({1_000: 0.25, 20_000: 0.26, 100_000: 0.3}, {1_000: [0.06, 9.0, 0.05], 10_000: [0.51]})
 OUTAGE = breakers.BreakerTimes(calls=(1.0, 5.0, 9.0), opened=(0.0, 0.4, 1.0), probes=(2.0, 4.0, 6.1), recovered=1.5)
 TICKS = schedules.ScheduleTimes(10_000, idle_percent_without=0.5, idle_percent_with=1.4, late=(0.01, 0.2, 0.9))
 DUE = timers.TimerTimes(10_000, late=False, first=0.3, last=9.9)
@@ -107,14 +114,14 @@ TRIPS = {Side.CODITECT: (1.0,) * 98 + (3.2, 3.2), Side.AIO_PIKA: (1.0,) * 98 + (
 GROWN = {
     "wider": [
         Grown("a", 1_000, 1.0, 90.0),
-        Grown("b", 10_000, 11.0, 120.0, 11.0),
-        Grown("c", 100_000, 121.1, 249.0, 11.01),
+        Grown("b", 10_000, 11.0, 120.0, 10.5),
+        Grown("c", 100_000, 121.1, 249.0, 10.51),
     ],
     "longer": [Grown("d", 1_000, 1.0, 90.0), Grown("e", 10_000, 10.5, 250.0, 10.5)],
     "more": [Grown("f", 10_000, 1.0, 90.0), Grown("g", 100_000, 12.0, 90.0, 12.0)],
 }
 STORES = workflow_stores.Found(
-    stores("fan", 1.6) | stores("chain", 2.0) | stores("layered", 2.5), [{"committed": 100, "conflicted": 3}]
+    stores("fan", 1.2) | stores("chain", 1.25) | stores("layered", 1.3), [{"committed": 100, "conflicted": 3}]
 )
 STREAMS = event_streams.StreamDelays((*[10.0] * 99, 900.0))
 SLOW_STREAMS = event_streams.StreamDelays((*[10.0] * 98, 250.0, 900.0))
@@ -153,13 +160,15 @@ VERDICTS: dict[str, tuple[tuple[Verdict, ...], str]] = {
     "commands, slow": (commands.verdicts(replace(COMMANDS, tasks=(17.1,))), "-"),
     "parallel documents": (parallel_docs.verdicts(DOCS), "++"),
     "parallel documents, slow": (parallel_docs.verdicts(SLOW_DOCS), "--"),
-    "workflows": (workflows.verdicts(FULL, SIDES), "++++-+-"),
+    "workflows": (workflows.verdicts(FULL, SIDES), "+++-+-+-+"),
     "workflows, alone": (workflows.verdicts(FULL, graph_seconds(ours=(5_000, 1.5, 4_000))), ""),
+    "workflows, many chains": (workflows.verdicts(FULL, CHAINS), "-"),
+    "workflow cost": (workflow_cost.verdicts(COSTS), "+-++-"),
     "workflow size": (workflow_size.verdicts(GROWN), "+-+--"),
-    "workflow state": (workflow_state.verdicts(STATE, 10_000), "+++"),
+    "workflow state": (workflow_state.verdicts(STATE, 10_000), "+--+"),
     "workflow state, slow": (
         workflow_state.verdicts(replace(STATE, query_milliseconds=(10.0,), cpu_percent=2.0), 10_000),
-        "-+-",
+        "----",
     ),
     "workflow stores": (workflow_stores.verdicts(QUICK, STORES), "++-"),
 }
@@ -178,8 +187,12 @@ def test_what_is_judged_is_a_middle_a_share_or_a_ratio() -> None:
     assert measured(locks.verdicts(LOCKS))[0] == 2.0
     assert measured(priorities.verdict(WAITS)) == [201.0, 9.0, 0.07692, 0.9231]
     assert measured(slots.verdict(slots.Walls(p0=(1.05, 1.0, 9.0), p1=(9.0,)))) == [95.24]
-    assert measured(workflows.verdicts(FULL, SIDES)) == [5.0, 4.0, 2.501, 0.9375, 4.999, 4.443, 2.499]
-    assert measured(workflow_stores.verdicts(QUICK, STORES)) == [0.625, 0.5, 0.4]
+    assert measured(workflows.verdicts(FULL, SIDES)) == [
+        *(5.0, 4.0, 2.501, 2.941),
+        0.6875,
+        *(4.999, 4.443, 2.499, 3.002),
+    ]
+    assert measured(workflow_stores.verdicts(QUICK, STORES)) == [0.8333, 0.8, 0.7692]
     assert http_api.verdicts(API)[0].target == 4.0
     assert backlog.verdict(DEPTHS)[0].name == "client's memory, growth from 10,000 to 1,000,000 queued"
 
@@ -191,7 +204,7 @@ def test_what_is_judged_is_a_middle_a_share_or_a_ratio() -> None:
         (slots.figures(slots.Walls((1.0,), (2.0,))), [1.0, 2.0]),
         (priorities.figures(WAITS), [1.0, 201.0, 9.0, 50.0, 2.0, 3.0, 120, 10]),
         (footprint.figures(FOOTPRINT), [900.0, 9.0]),
-        (workflow_state.figures(STATE), [1.0, 2.0, 2.0, 6.0, 6.0, 0.6, 3.0, 60.0]),
+        (workflow_state.figures(STATE), [1.0, 2.0, 2.0, 1.0, 6.0, 0.6, 3.0, 60.0]),
         (event_streams.figures(STREAMS), [10.0, 900.0]),
     ],
 )
@@ -240,7 +253,7 @@ def test_charts_name_the_best_of_the_others_and_the_middle_of_each_step() -> Non
     assert others.charts(by_hand(one_pace(400.0))) == ()
     assert [chart.title for chart in workflows.charts(FULL, SIDES)] == [
         "Fan of 1,002 nodes: 2.50 x Taskiq, the best of the others",
-        "Chain of 100 nodes: 0.94 x Taskiq, the best of the others",
+        "Chain of 100 nodes: 2.20 x Dask, the best of the others",
         "Layered of 1,000 nodes: 2.50 x Taskiq, the best of the others",
     ]
     (grown,) = workflow_size.charts(GROWN)
