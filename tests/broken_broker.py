@@ -1,11 +1,12 @@
-"""A RabbitMQ whose Raft has failed: a test that failed on it runs again, once, on a new one.
+"""A RabbitMQ that has failed by itself: a test that failed on it runs again, once, on a new one.
 
 RabbitMQ 3.10 keeps its quorum queues by Ra. When one of Ra's processes dies a few times within seconds, as its writer
 of segments may when queues are deleted, Ra starts again without the queues, or not at all: publishes to them are
 refused, and a channel that consumes from one crashes (541), until the broker is started again. So does one that
 declares a queue which dead-letters at least once, when too many of these queues' processes have died. A queue of our
-own tells both; a broker that is slow, stopped or cut off does not count. The run's warning has the failure and what
-the broker logged, so that one can judge whether what was tested had a part in it.
+own tells both; a broker that a test may have stopped or cut off does not count. One that no test stops, and that
+does not answer for ten seconds, does. The run's warning has the failure and what the broker logged, so that one can
+judge whether what was tested had a part in it.
 """
 
 from __future__ import annotations
@@ -65,8 +66,11 @@ def watched(config: pytest.Config, broker: Watched) -> Iterator[None]:
         brokers.remove(broker)
 
 
-async def raft_is_broken(broker: Watched) -> bool:
-    """Whether the broker refuses what is published to a quorum queue, or ends the connection with INTERNAL_ERROR."""
+async def is_broken(broker: Watched) -> bool:
+    """Whether the broker refuses what is published to a quorum queue, ends connections with INTERNAL_ERROR, or hangs.
+
+    Only one with a queue from before all tests counts as hanging: no test stops it.
+    """
     for queue in filter(None, (broker.queue, f"probe-{uuid4().hex}")):
         try:
             async with asyncio.timeout(PROBE_SECONDS):
@@ -75,6 +79,8 @@ async def raft_is_broken(broker: Watched) -> bool:
             return True
         except asyncio.CancelledError as error:  # aiormq cancels what waits at a connection that the broker closes
             return "INTERNAL_ERROR" in str(error)
+        except TimeoutError:
+            return broker.queue is not None
         except Exception:  # noqa: BLE001 - whatever else aiormq raises of a broker that is slow, stopped or gone
             return False
     return False
@@ -112,7 +118,7 @@ def look_at_brokers(item: pytest.Item, report: pytest.TestReport) -> None:
         troubles = broker_troubles(broker.log)
         if troubles:
             report.sections.append(("What a broker of the run logged", troubles))
-        if asyncio.run(raft_is_broken(broker)):
+        if asyncio.run(is_broken(broker)):
             item.stash[BROKEN] = f"{report.longreprtext}\nThe broker logged:\n{troubles}"
 
 
@@ -123,11 +129,11 @@ def run(item: pytest.Item, following: pytest.Item | None) -> bool:
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
     reports = runtestprotocol(item, log=False, nextitem=following)
     if BROKEN in item.stash:
-        item.warn(pytest.PytestWarning(f"RabbitMQ's Raft failed, the test ran again. Before:\n{item.stash[BROKEN]}"))
+        item.warn(pytest.PytestWarning(f"RabbitMQ failed, the test ran again. Before:\n{item.stash[BROKEN]}"))
         try:
             item.session._setupstate.teardown_exact(None)  # the servers end with all other fixtures
         except Exception as error:  # noqa: BLE001 - outside of a test it would end the whole run
-            item.warn(pytest.PytestWarning(f"RabbitMQ's Raft failed, and a fixture at its end: {error!r}"))
+            item.warn(pytest.PytestWarning(f"RabbitMQ failed, and a fixture at its end: {error!r}"))
         reports = runtestprotocol(item, log=False, nextitem=following)
     for report in reports:
         item.ihook.pytest_runtest_logreport(report=report)
