@@ -26,7 +26,7 @@ from dispatcher.shards.worker import ShardWorker
 from dispatcher.store.port import Database
 from dispatcher.store.transaction import Reads
 from dispatcher.taskgraph.port import BATCH, Job, Key, TaskGraph, TaskGraphUnavailable
-from dispatcher.taskgraph.projector import Projector, job_of
+from dispatcher.taskgraph.projector import Projector
 
 log = logging.getLogger(__name__)
 
@@ -87,8 +87,8 @@ class Reconciler:
         before = self.mended
         for worker, projector in self._shown():
             workflows = await self._database.read(partial(live, shard=worker.shard))
-            if worker.shard in projector.overflowed:
-                projector.overflowed.discard(worker.shard)
+            if projector.overflowed:
+                projector.reconciled()
                 for workflow in workflows:
                     worker.put(Show(workflow))
             else:
@@ -215,7 +215,7 @@ async def _differing(
     queued: Collection[Key] = (),
 ) -> Sequence[Job]:
     """Return the jobs of the given nodes that RQ lacks, or has in another state than the ledger."""
-    jobs = [job_of(worker.shard, node) for node in await _seen(worker, tuple(node_keys))]
+    jobs = [projector.job(node) for node in await _seen(worker, tuple(node_keys))]
     await projector.flushed()
     return await graph.difference(jobs, queued)
 

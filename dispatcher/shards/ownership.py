@@ -89,7 +89,7 @@ class ShardOwnership:
         self._pings = pings
         self.on_request: Callable[[Delivery], None] = Delivery.requeue
         """The handler of messages in the control queues of the shards; set before entering."""
-        self._projector = None if graph is None else Projector(graph, moved=self._nudge)
+        self._graph = graph
         self._evict = evict
         self.on_room: Callable[[], None] = lambda: None
         """The callback that is called when a node becomes ready or capacity becomes free; set before entering."""
@@ -115,8 +115,6 @@ class ShardOwnership:
     async def __aenter__(self) -> Self:
         self._ports.broker.on_reconnect(self.returned)
         self.count = await self._ports.database.run(self._begin)
-        if self._projector is not None:
-            self._ports.background.keep(self._projector.run, name="projector", critical=False)
         await self._step()
         keep = partial(self._ports.background.keep, critical=True, idle=True, until=self._ending.is_set)
         self._task = keep(self._keep, name="leases")
@@ -264,13 +262,14 @@ class ShardOwnership:
             await self._evict(lease.previous)
         broker = self._ports.broker
         await self._declare(shard)
+        projector = None if self._graph is None else Projector(self._graph, shard, moved=self._nudge)
         known = await self._ports.database.read(lambda tr: built(tr, shard))
         worker = ShardWorker(
             lease,
             self._ports,
             on_lost=self._lost,
             nudge=self._nudge,
-            projector=self._projector,
+            projector=projector,
             marker=known.marker,
         )
         returns = self._returns

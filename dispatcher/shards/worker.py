@@ -103,6 +103,7 @@ class ShardWorker:
         """The effects of committed transactions whose tasks are yet to be published."""
         self.timer_service = TimerService(self.shard, ports, self.put)
         self._work: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         self.in_flight = InFlight(ports.capacity)
         self._confirms = Confirms(self.in_flight, self._wake.set)
         self.newer = 0
@@ -133,6 +134,8 @@ class ShardWorker:
         self.timer_service.open()
         keep = partial(self._ports.background.keep, until=lambda: self.closed)
         self._work = keep(self._run_batches, name=f"shard worker {self.shard}", critical=True)
+        if self.projector is not None:
+            self._tasks.append(keep(self.projector.run, name=f"projector {self.shard}", critical=False))
         self._nudge()
 
     def _take_up(self, found: RecoveredShard) -> None:
@@ -183,8 +186,10 @@ class ShardWorker:
         self._confirms.close()
         self.backlog.clear()
         self.status_cache.clear()
+        for task in self._tasks:
+            task.cancel()
         if self.projector is not None:
-            self.projector.drop(self.shard)
+            self.projector.close()
         while self._entries:
             self._entries.popleft().settle(Undone())
         self.in_flight.close()
@@ -369,7 +374,7 @@ class ShardWorker:
                 self._publisher.send(publication)
             tell(self._ports, effects)
             if self.projector is not None:
-                self.projector.follow(self.shard, effects)
+                self.projector.follow(effects)
 
     def _published(self, publication: Publication, error: BaseException | None) -> None:
         if error is None:

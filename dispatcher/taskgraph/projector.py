@@ -1,8 +1,8 @@
-"""The projector, which copies the committed node states of a dispatcher's shards into RQ, for RQ's tools to show.
+"""The projector, which copies one shard's committed node states into RQ, for RQ's tools to show.
 
-The shard workers add the changes of each commit and go on; nothing waits for Redis. Waiting changes are not stored:
+The shard worker adds the changes of each commit and goes on; nothing waits for Redis. Waiting changes are not stored:
 if the dispatcher dies, its successor finds them by comparison (`scheduling.reconciler`). While Redis is away
-entries gather up to a bound; beyond it they are thrown away and their shards are to be reconciled instead.
+entries gather up to a bound; beyond it they are thrown away and the shard is to be reconciled instead.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from itertools import islice
+from itertools import islice, takewhile
 
 from coditect.model.capability import Priority
 from coditect.model.result import Failure
@@ -48,14 +48,14 @@ Entry = Job | Change
 
 
 class Projector:
-    """The writer of job changes to RQ, in the order of each shard's commits; `run` never ends by itself."""
+    """The writer of one shard's job changes to RQ, in the order of the shard's commits; `run` never ends by itself."""
 
-    def __init__(self, graph: TaskGraph, *, moved: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, graph: TaskGraph, shard: int, *, moved: Callable[[], None] = lambda: None) -> None:
         """Create an empty queue of job changes; `moved` is called after each written batch, which may queue a job."""
         self._graph = graph
+        self._shard = shard
         self._moved = moved
-        self._entries = deque[tuple[int, Entry]]()
-        """The job changes that are not written to RQ yet, each with its number."""
+        self._entries = deque[Entry]()
         self._added = 0
         """The number of all job changes that were ever added to the queue."""
         self._more = asyncio.Event()
@@ -63,8 +63,9 @@ class Projector:
         self._gathering: asyncio.TimerHandle | None = None
         self._fewer = asyncio.Event()
         """The event that queued job changes were written to RQ, or dropped."""
-        self.overflowed = set[int]()
-        """The shards of which job changes were dropped because too many waited: write all of their nodes to RQ."""
+        self._closed = False
+        self.overflowed = False
+        """Whether job changes were dropped because too many waited: write all nodes to RQ, after `reconciled`."""
         self.available = True
         """Whether Redis answered the projector's last write."""
 
@@ -73,18 +74,17 @@ class Projector:
         """The number of job changes that are not written to RQ yet."""
         return len(self._entries)
 
-    def follow(self, shard: int, effects: Effects) -> None:
-        """Queue the effects of a shard's commit for RQ: jobs to create or correct, and each changed node's last change.
-
+    def follow(self, effects: Effects) -> None:
+        """Queue a commit's effects for RQ: jobs to create or correct, and of each changed node only the last change.
         RQ has a node that it proposed as started already. A shown node is created in RQ, or corrected where RQ differs.
         All nodes of a newly accepted workflow are shown, here or by a later batch, as they are then.
         """
         accepted = set(effects.accepted)
         last = {moved.node_key: moved for moved in effects.transitions if moved.node_key.workflow not in accepted}
-        entries: list[Entry] = [job_of(shard, snapshot) for snapshot in effects.snapshots]
+        entries: list[Entry] = [self.job(snapshot) for snapshot in effects.snapshots]
         recorded = effects if self.waiting < MOST_WITH_OUTCOMES else Effects()
         entries += [
-            _change(shard, entry, recorded.results.get(at), recorded.failures.get(at))
+            self._change(entry, recorded.results.get(at), recorded.failures.get(at))
             for at, entry in last.items()
             if entry.state is not TaskState.PUBLISHED or at not in effects.adopted
         ]
@@ -92,26 +92,31 @@ class Projector:
 
     def append(self, entries: Sequence[Entry]) -> None:
         """Queue new jobs and job changes, in order, to be written to RQ; when too many wait, drop all of them."""
-        if not entries:
+        if self._closed or not entries:
             return
         if self.waiting + len(entries) > MOST_WAITING:
-            self.overflowed.update(entry.shard for entry in (*entries, *(entry for _, entry in self._entries)))
-            log.warning("RQ is too far behind; shards are reconciled instead", extra={"shards": [*self.overflowed]})
-            self._entries.clear()
-            self._fewer.set()
+            log.warning("RQ is too far behind; the shard is reconciled instead", extra={"shard": self._shard})
+            self.overflowed = True
+            self._throw_away()
             return
-        self._entries.extend(enumerate(entries, self._added + 1))
+        self._entries.extend(entries)
         self._added += len(entries)
         if self.waiting >= BATCH or any(entry.state is JobState.QUEUED for entry in entries):
             self._more.set()
         elif self._gathering is None:
             self._gathering = asyncio.get_running_loop().call_later(JOB_GATHER_SECONDS, self._gathered)
 
+    def reconciled(self) -> None:
+        """Clear the flag that job changes were dropped, because the caller is about to queue all nodes again."""
+        self.overflowed = False
+
     async def flushed(self) -> None:
         """Wait until all job changes that are queued now are written to RQ, or dropped."""
+        if not self._entries:
+            return
         last = self._added
-        while self._entries and self._entries[0][0] <= last:
-            self._more.set()
+        self._more.set()
+        while self._added - self.waiting < last:
             self._fewer.clear()
             await self._fewer.wait()
 
@@ -122,11 +127,12 @@ class Projector:
                 async with asyncio.timeout(seconds):
                     await self.flushed()
 
-    def drop(self, shard: int) -> None:
-        """Drop all queued job changes of a shard, because the dispatcher no longer owns it."""
-        self._entries = deque((number, entry) for number, entry in self._entries if entry.shard != shard)
-        self.overflowed.discard(shard)
-        self._fewer.set()
+    def close(self) -> None:
+        """Drop all queued and later job changes, because the dispatcher no longer owns the shard."""
+        self._closed = True
+        if self._gathering is not None:
+            self._gathering.cancel()
+        self._throw_away()
 
     async def run(self) -> None:
         """Write the queued job changes to RQ, batch by batch, until canceled; retry while Redis does not answer."""
@@ -141,42 +147,65 @@ class Projector:
                     left -= await self._step()
             except TaskGraphUnavailable as error:
                 if self.available:
-                    log.warning("RQ cannot be told; it is tried again", extra=error.facts)
+                    log.warning("RQ cannot be told; it is tried again", extra={"shard": self._shard} | error.facts)
                 self.available = False
                 self._more.set()
                 await asyncio.sleep(REDIS_RETRY_SECONDS)
+
+    def job(self, shown: NodeSnapshot) -> Job:
+        """Return the RQ job that shows a node in its present state."""
+        node_key, level = shown.node_key, _level(shown.level)
+        return Job(
+            node_key.workflow,
+            node_key.node,
+            self._shard,
+            level,
+            shown.capability,
+            shown.after,
+            job_state(shown.state),
+            shown.timeout_ms,
+        )
+
+    def _change(self, moved: Transition, result: bytes | None, failure: Failure | None) -> Change:
+        node_key, row = moved.node_key, moved.row
+        finished_ms = row.finished_ms
+        why = row.reason if failure is None else _error(failure)
+        return Change(
+            node_key.workflow,
+            node_key.node,
+            self._shard,
+            _level(moved.level),
+            job_state(moved.state),
+            result if result is not None and len(result) <= MOST_RESULT_BYTES else None,
+            error=why if moved.state is not TaskState.COMPLETED else "",
+            entry=f"{finished_ms}-{row.fence}" if finished_ms else "",
+        )
 
     def _gathered(self) -> None:
         self._gathering = None
         self._more.set()
 
-    async def _step(self) -> int:
-        """Write the first queued changes to RQ, creations before the others; return their number.
+    def _throw_away(self) -> None:
+        self._entries.clear()
+        self._fewer.set()
 
-        They stay queued until RQ has them. A job that is shown again behind a change of its workflow waits for the next
-        step.
+    async def _step(self) -> int:
+        """Write the first queued creations, or the first queued changes, to RQ in one batch; return their number.
+
+        They stay queued until RQ has them.
         """
-        jobs, changes, changed = list[Job](), list[Change](), set[str]()
-        batch: list[tuple[int, Entry]] = []
-        for number, entry in islice(self._entries, BATCH):
-            if isinstance(entry, Change):
-                changed.add(entry.workflow)
-                changes.append(entry)
-            elif entry.workflow in changed:
-                break
-            else:
-                jobs.append(entry)
-            batch.append((number, entry))
-        if jobs:
+        kind = type(self._entries[0])
+        batch = [*islice(takewhile(lambda entry: type(entry) is kind, self._entries), BATCH)]
+        if jobs := [entry for entry in batch if isinstance(entry, Job)]:
             await self._create(jobs)
-            self._moved()
-        if changes:
+        else:
+            changes = [entry for entry in batch if isinstance(entry, Change)]
             await self._graph.tell(_without_passing_starts(changes))
-            self._moved()
         self.available = True
-        last, _ = batch[-1]
-        while self._entries and self._entries[0][0] <= last:  # unless they were dropped meanwhile
-            self._entries.popleft()
+        self._moved()
+        for entry in batch:
+            if self._entries and self._entries[0] is entry:  # an overflow meanwhile took away what was told
+                self._entries.popleft()
         self._fewer.set()
         return len(batch)
 
@@ -184,37 +213,6 @@ class Projector:
         """Create jobs in RQ, and correct those that RQ has already in another state."""
         if there := await self._graph.create(jobs):
             await self._graph.tell([job.as_change() for job in await self._graph.difference(there)])
-
-
-def job_of(shard: int, shown: NodeSnapshot) -> Job:
-    """Return the RQ job that shows a node of a shard in its present state."""
-    node_key, level = shown.node_key, _level(shown.level)
-    return Job(
-        node_key.workflow,
-        node_key.node,
-        shard,
-        level,
-        shown.capability,
-        shown.after,
-        job_state(shown.state),
-        shown.timeout_ms,
-    )
-
-
-def _change(shard: int, moved: Transition, result: bytes | None, failure: Failure | None) -> Change:
-    node_key, row = moved.node_key, moved.row
-    finished_ms = row.finished_ms
-    why = row.reason if failure is None else _error(failure)
-    return Change(
-        node_key.workflow,
-        node_key.node,
-        shard,
-        _level(moved.level),
-        job_state(moved.state),
-        result if result is not None and len(result) <= MOST_RESULT_BYTES else None,
-        error=why if moved.state is not TaskState.COMPLETED else "",
-        entry=f"{finished_ms}-{row.fence}" if finished_ms else "",
-    )
 
 
 def _without_passing_starts(changes: list[Change]) -> list[Change]:

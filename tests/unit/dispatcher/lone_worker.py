@@ -157,9 +157,7 @@ async def _new_worker(graph: TaskGraph | None) -> AsyncIterator[LoneWorker]:
         events = Events(broker, clock, source="/dispatcher")
         ports = Ports(broker, database, events, ReferenceClock(clock), background, capacity)
         lost = list[int]()
-        projector = None if graph is None else Projector(graph)
-        if projector is not None:
-            background.keep(projector.run, name="projector", critical=False)
+        projector = None if graph is None else Projector(graph, 0, moved=lambda: None)
         worker = ShardWorker(step.owned[0], ports, on_lost=lost.append, nudge=lambda: None, projector=projector)
         await worker.open()
         yield LoneWorker(worker, ports, database, server, capacity)

@@ -319,7 +319,7 @@ OPTIONAL = (
     "compare RQ with the ledger",
     "compare what ended with RQ",
     "dropped copies",
-    "projector",
+    "projector 0",
     "requests in RQ",
     "retention",
     "settle doubts",

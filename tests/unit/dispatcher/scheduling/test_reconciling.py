@@ -260,9 +260,9 @@ LONGEST = "x" * (MOST_RESULT_BYTES - 2)
 async def shown(ledger: Ledger) -> MemoryTaskGraph:
     """What RQ has after everything that happened."""
     graph = MemoryTaskGraph()
-    of_shard = Projector(graph)
+    of_shard = Projector(graph, ledger.policy.shard, moved=lambda: None)
     for effects in ledger.seen:
-        of_shard.follow(ledger.policy.shard, effects)
+        of_shard.follow(effects)
     telling = asyncio.create_task(of_shard.run())
     await of_shard.flushed()
     telling.cancel()
