@@ -35,7 +35,7 @@ ALL = (
         "    if row.state not in UNDER_WAY:\n",
         "results are recorded whatever their fence",
         "no stale write",
-        seed=7,
+        seed=1,
     ),
     Mutant(
         "redelivery_taken_for_a_death",
@@ -61,7 +61,7 @@ ALL = (
         "    if run.canceling:\n",
         "what waits in the backlog is published although its workflow is paused",
         "held when asked",
-        seed=1,
+        seed=8,
     ),
     Mutant(
         "priority_dropped",
@@ -217,7 +217,7 @@ ALL = (
         "",
         "who takes a shard over does not know its ready nodes",
         "nothing lost",
-        seed=1,
+        seed=2,
     ),
     Mutant(
         "ack_before_commit",
@@ -539,7 +539,7 @@ ALL = (
         "    if row is None or row.state.terminal:\n",
         "an attempt that a restore has discarded writes to shared state",
         "restored whole",
-        seed=391,
+        seed=291,
     ),
 )
 MUTANTS: Mapping[str, Mutant] = {one.name: one for one in ALL}
