@@ -57,6 +57,10 @@ class Cluster(PrivateProcesses):
         first, *others = (self._addresses[name] for name in NODES)
         return ",".join([first.amqp_url, *(f"127.0.0.1:{one.ports.amqp}" for one in others)])
 
+    def port_of(self, node: str) -> int:
+        """The AMQP port of one node."""
+        return self._addresses[node].ports.amqp
+
     def url_of(self, node: str) -> str:
         """The address of one node."""
         return self._addresses[node].amqp_url

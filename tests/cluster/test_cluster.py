@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -15,6 +15,7 @@ import pytest
 
 from coditect.client.client import Client
 from coditect.errors import CoditectError
+from coditect.local.probe import port_open
 from coditect.settings.settings import Settings
 from tests.cluster.nodes import NODES, TICK_SECONDS, Cluster, running_cluster
 from tests.servers import ROOT
@@ -26,6 +27,7 @@ CONTINUES_SECONDS = 5.0
 NOTICED_SECONDS = 1.25 * TICK_SECONDS
 """The time in which the others notice a frozen node: until then there is no majority for what it led."""
 ANSWER_SECONDS = 120.0
+LOOK_SECONDS = 0.2
 AT_ONCE = 5
 
 
@@ -58,10 +60,10 @@ class Load:
             except CoditectError as error:
                 self.lost.append(f"{handle.task_id}: {error}")
 
-    def pause_seconds(self, since: float) -> float:
-        """The longest time without an answer since the given instant."""
-        instants = [since, *(at for at in self.ended_at if at > since), asyncio.get_running_loop().time()]
-        return max(later - earlier for earlier, later in pairwise(instants))
+    def pause_seconds(self, since: float, minority_at: Sequence[float]) -> float:
+        """The longest time without an answer since the given instant, as far as a majority of the nodes was there."""
+        instants = sorted(at for at in (*self.ended_at, *minority_at) if at > since)
+        return max(later - at for at, later in pairwise([since, *instants, asyncio.get_running_loop().time()]))
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,8 @@ class Scene:
 
     cluster: Cluster
     loads: tuple[Load, ...]
+    minority_at: list[float] = field(default_factory=list)
+    """The instants at which fewer than two nodes took connections: RabbitMQ may restart two at once to heal."""
 
     @contextmanager
     def measured(self, what: str, *, promised_seconds: float) -> Iterator[None]:
@@ -77,10 +81,18 @@ class Scene:
         began = asyncio.get_running_loop().time()
         yield
         for load in self.loads:
-            pause = load.pause_seconds(began)
+            pause = load.pause_seconds(began, self.minority_at)
             print(f"{what}: {load.name} tasks paused for {pause:.2f} s; {len(load.ended_at)} ended, "
                   f"{len(load.refused)} refused, {len(load.lost)} lost so far")  # fmt: skip
             assert pause <= patient(promised_seconds), load.refused[-3:]
+
+    async def watch(self) -> None:
+        """Note when no majority of the nodes is there."""
+        while True:
+            there = [await port_open(self.cluster.port_of(node))() for node in NODES]
+            if sum(there) < 2:
+                self.minority_at.append(asyncio.get_running_loop().time())
+            await asyncio.sleep(LOOK_SECONDS)
 
     async def calm(self) -> None:
         """Let some more tasks of each kind end."""
@@ -127,10 +139,12 @@ async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
                 for _ in range(AT_ONCE):
                     working.create_task(load.run())
             scene = Scene(cluster, loads)
+            watching = working.create_task(scene.watch())
             await scene.calm()
             try:
                 yield scene
             finally:
+                watching.cancel()
                 for load in loads:
                     load.stopping = True
     assert [load.lost for load in loads] == [[], []]
