@@ -208,7 +208,7 @@ def _sent() -> Callable[[int, int], None]:
 
 
 class _Following:
-    """What is shown of a workflow that runs: its progress, and once each approval that it waits for."""
+    """The display of a running workflow: its progress, and each approval that it waits for, shown once."""
 
     def __init__(self, client: Client, workflow: str, shown: Show) -> None:
         self._client = client

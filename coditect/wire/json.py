@@ -175,7 +175,7 @@ def check_text(body: bytes) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Rules:
-    """What `_plain` makes of values that JSON does not have, and which keys and floats it lets pass."""
+    """The rules for values that JSON lacks: how to convert them, and which keys and floats are allowed."""
 
     otherwise: Callable[[Any], Any] = _refuse
     any_keys: bool = False

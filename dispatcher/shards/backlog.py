@@ -59,7 +59,7 @@ class Backlog:
             waiting.move_to_end(node_key, last=False)
 
     def clear(self) -> None:
-        """Forget all nodes."""
+        """Remove all waiting nodes, because the shard is read again or is no longer owned."""
         self._waiting.clear()
 
     def _remove(self, capability: str, level: str, node_key: NodeKey) -> None:

@@ -61,10 +61,6 @@ class Cluster(PrivateProcesses):
         """The AMQP port of one node."""
         return self._addresses[node].ports.amqp
 
-    def url_of(self, node: str) -> str:
-        """The address of one node."""
-        return self._addresses[node].amqp_url
-
     async def whole(self) -> None:
         """Return when all nodes run, and no quorum queue needs each of its members: then any one node may go."""
         await eventually(self._all_run)

@@ -24,9 +24,6 @@ SCHEMA_VERSION = 1
 BUSY_SECONDS = 5.0
 """The longest time that SQLite waits for a lock that another connection holds."""
 CACHE_KILOBYTES = 32_000
-CACHED_STATEMENTS = 256
-"""The most prepared statements that are kept: more than the writes and reads of different sizes, of which each has one.
-"""
 CHECKPOINT_PAGES = 1_000
 """The pages (4 MB) after which SQLite copies the write-ahead log into the file and reuses the log.
 
@@ -52,13 +49,7 @@ def connect(path: Path) -> sqlite3.Connection:
     """
     with contextlib.suppress(OSError):  # an existing file is not opened here: closing it would drop SQLite's locks
         os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
-    return sqlite3.connect(
-        path,
-        timeout=BUSY_SECONDS,
-        isolation_level=None,
-        check_same_thread=False,
-        cached_statements=CACHED_STATEMENTS,
-    )
+    return sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
 
 
 def connect_memory() -> sqlite3.Connection:

@@ -23,8 +23,6 @@ Item = TypeVar("Item")
 
 MAX_STATEMENT_ROWS = 256
 """The most keys that one SQL statement writes, or reads by key."""
-FEW = 32
-"""The number up to which the last items of a read or write go in one SQL statement, whatever their number is."""
 MOST_RANGES = 64
 """The most ranges that one SQL statement reads."""
 _GET = "SELECT value FROM pairs WHERE key = ?"
@@ -144,11 +142,10 @@ def write(connection: sqlite3.Connection, overlay: Overlay) -> None:
 
 
 def _pieces(items: Sequence[Item], limit: int) -> Iterator[Sequence[Item]]:
-    """Yield the items in pieces of `limit`, a smaller power of 2, or the last few: for few different statements."""
+    """Yield the items in pieces of `most` or a smaller power of 2, so that SQLite prepares few different statements."""
     at = 0
     while at < len(items):
-        left = len(items) - at
-        size = left if left <= FEW else min(limit, 1 << (left.bit_length() - 1))
+        size = min(limit, 1 << ((len(items) - at).bit_length() - 1))
         yield items[at : at + size]
         at += size
 

@@ -70,8 +70,6 @@ class Writer:
         self._thread = threading.Thread(target=self._work, name="store-writer", daemon=True)
         self._stopping = False
         self._failed: StoreFailed | None = None
-        self._version: int | None = None
-        """The version of the committed state, read before the first commit; nobody else writes the file."""
         self.groups = 0
         """The number of commits to the disk so far; one commit holds a group of transactions."""
         self._thread.start()
@@ -135,15 +133,13 @@ class Writer:
         """Run the functions of the first requests, as many as a commit may hold, commit, and return those requests."""
         try:
             self._connection.execute("BEGIN IMMEDIATE")
-            if self._version is None:
-                (self._version,) = self._connection.execute("SELECT version FROM state").fetchone()
+            (before,) = self._connection.execute("SELECT version FROM state").fetchone()
             overlay = Overlay()
-            count, version = self._run_all(requests, self._version, overlay)
-            if version != self._version:
+            count, version = self._run_all(requests, before, overlay)
+            if version != before:
                 write(self._connection, overlay)
                 self._connection.execute("UPDATE state SET version = ?", (version,))
                 self._connection.execute("COMMIT")
-                self._version = version
                 self.groups += 1
         finally:
             roll_back(self._connection)
