@@ -35,6 +35,8 @@ _LONG_INTEGER = b"0" * 19
 _REPLACED = "\ufffd".encode()
 _NO_NUMBER = re.compile(rb'"\s*[+-]?(?:nan|inf(?:inity)?|[\d.]+e\+?\d{3,}|\d{309,}[\d.]*)\s*"', re.IGNORECASE)
 """A text that pydantic may take for a number, but JSON has none such."""
+_N, _I = b"NI"
+"""What NaN, Infinity and -Infinity have, and few other bodies."""
 _UNFIT = "The body does not fit the schema"
 
 
@@ -190,7 +192,7 @@ def _decoder(adapter: TypeAdapter[Any], type_: Any) -> Callable[[bytes], Any]:
             value = validate(body) if len(body) <= LARGE_BYTES else _interruptible(type_).validate_json(body)
         except ValidationError as error:
             raise InvalidTask(_UNFIT, errors=_shown(error)) from error
-        if loose.numbers or b"N" in body or b"I" in body:
+        if loose.numbers or _N in body or _I in body:
             loads(body)  # pydantic takes numbers that JSON does not have, such as NaN, Infinity and 1e999
         if loose.numbers and _NO_NUMBER.search(body):
             with suppress(PydanticSerializationError):  # a serializer of the user's own, which no input needs

@@ -54,18 +54,19 @@ class ExecutionState(IntEnum):
     """The deliveries were settled, given back or joined to another execution."""
 
 
-_ACCEPTED, _LOADING, _RUNNING, _INTERRUPTED, _HANDLED, _SETTLING, _POSTED, _ANSWERING, _ENDED = ExecutionState
-HANDLING = (_LOADING, _RUNNING, _INTERRUPTED)
+ACCEPTED, LOADING, RUNNING, INTERRUPTED, HANDLED, SETTLING, POSTED, ANSWERING, ENDED = ExecutionState
+"""The states by names of this module: on Python 3.11 a look-up in the class takes 0.1 µs."""
+HANDLING = (LOADING, RUNNING, INTERRUPTED)
 """The states in which a cancellation reaches the handler, or the process that loads the handler."""
-LEFT_BEHIND = (_POSTED, _ANSWERING, _ENDED)
+LEFT_BEHIND = (POSTED, ANSWERING, ENDED)
 """The states in which the execution no longer needs the asyncio task that ran the handler."""
 _PRECEDING = {
-    _LOADING: (_ACCEPTED,),
-    _RUNNING: (_ACCEPTED,),
-    _SETTLING: (_ACCEPTED, _HANDLED),
-    _POSTED: (_SETTLING,),
-    _ANSWERING: (_POSTED,),
-    _ENDED: (_ACCEPTED, _HANDLED, _SETTLING, _POSTED, _ANSWERING),
+    LOADING: (ACCEPTED,),
+    RUNNING: (ACCEPTED,),
+    SETTLING: (ACCEPTED, HANDLED),
+    POSTED: (SETTLING,),
+    ANSWERING: (POSTED,),
+    ENDED: (ACCEPTED, HANDLED, SETTLING, POSTED, ANSWERING),
 }
 """The states from which `Execution.enter` may enter a state."""
 
@@ -148,7 +149,7 @@ class Execution:
     """The number of other tasks that the task awaits now; a task that awaits others has no slot."""
     over: bool = False
     """Whether the task's handler has ended."""
-    state: ExecutionState = _ACCEPTED
+    state: ExecutionState = ACCEPTED
     interruption: Interruption | None = None
     """The reason why the handler was asked to end; a cancel request replaces the end of the handler's time."""
     attached: list[tuple[Task, Delivery]] | None = None
@@ -190,17 +191,17 @@ class Execution:
     def leave(self) -> bool:
         """Leave the state RUNNING, INTERRUPTED or LOADING; return whether the handler was asked to end."""
         state = self.state
-        if state is _RUNNING:
-            self.state = _HANDLED
+        if state is RUNNING:
+            self.state = HANDLED
             return False
-        if state is _LOADING:
-            self.state = _ACCEPTED
+        if state is LOADING:
+            self.state = ACCEPTED
             return False
         if self.abandoned:
             return True
-        if state is not _INTERRUPTED:
+        if state is not INTERRUPTED:
             raise self._forbidden("leave")
-        self.state = _HANDLED
+        self.state = HANDLED
         return True
 
     def _forbidden(self, transition: str) -> ForbiddenTransition:
@@ -217,16 +218,16 @@ class Execution:
 
     def _interrupt(self, why: Interruption) -> None:
         if self.state in HANDLING and self.work is not None:
-            first, self.state, self.interruption = self.state is not _INTERRUPTED, _INTERRUPTED, why
+            first, self.state, self.interruption = self.state is not INTERRUPTED, INTERRUPTED, why
             self.work.cancel()
             if first and self.on_interrupt is not None:
                 self.on_interrupt(self)
 
     def abandon(self) -> None:
         """Leave the state INTERRUPTED although the handler still runs; whatever it does from now on is ignored."""
-        if self.state is not _INTERRUPTED:
+        if self.state is not INTERRUPTED:
             raise self._forbidden("abandon")
-        self.abandoned, self.state = True, _HANDLED
+        self.abandoned, self.state = True, HANDLED
 
     def leave_behind(self) -> None:
         """Ignore from now on whatever a handler does that outlasts the drain; without effect once it has ended.

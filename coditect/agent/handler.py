@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar, cast
 from coditect.agent.batch import Batches
 from coditect.agent.context import TaskContext
 from coditect.agent.declaration import Agent, Capability, Where
-from coditect.agent.execution import Execution, ExecutionState, Interruption, TimeLimits
+from coditect.agent.execution import RUNNING, Execution, Interruption, TimeLimits
 from coditect.agent.pool import PROCESS_DIED, ProcessDied, RemoteError, Worker, Workers
 from coditect.agent.signature import MiddlewareContext, chained
 from coditect.aio.supervisor import Supervisor, cancellations
@@ -106,7 +106,7 @@ async def run_handler(
     `AttemptOutcome`. A plain handler's thread is left in `execution.thread`: neither a timeout nor a cancellation stops
     the thread.
     """
-    execution.enter(ExecutionState.RUNNING)
+    execution.enter(RUNNING)
     executors.limits.start(execution, execution.limit_seconds)
     try:
         if capability.middleware is None and (capability.where is not Where.LOOP or executors.alone is not None):

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from coditect.agent.declaration import Capability
-from coditect.agent.execution import Execution, ExecutionState, Remembered
+from coditect.agent.execution import ANSWERING, POSTED, Execution, Remembered
 from coditect.agent.handler import AttemptOutcome, HandedBack, SentBack, asked_seconds, failure_of
 from coditect.agent.managed import ManagedTasks
 from coditect.agent.owners import NoOwner
@@ -266,7 +266,7 @@ class Outcomes:
         """Record that a task completed, and post its reply without waiting; its confirm or error is handled later."""
         outcome = self._completed(execution, ended, started_ms, finished_ms)
         answer = RememberedAnswer(execution, outcome, self._confirmed)
-        execution.enter(ExecutionState.POSTED)  # before the post, which may know its outcome at once
+        execution.enter(POSTED)  # before the post, which may know its outcome at once
         try:
             if execution.task.owner is not None:
                 self.managed.post(execution, outcome, answer)
@@ -304,7 +304,7 @@ class Outcomes:
             if execution.attached is None:
                 self._end(execution)
                 return
-        execution.enter(ExecutionState.ANSWERING)
+        execution.enter(ANSWERING)
         execution.work = asyncio.get_running_loop().create_task(self._answer_on(execution, answer.outcome, failed))
 
     async def _answer_on(self, execution: Execution, outcome: Outcome, failed: BaseException | None) -> None:

@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING, Any, Self
 from coditect.agent.admission import Admission
 from coditect.agent.declaration import Agent
 from coditect.agent.execution import (
+    ENDED,
+    INTERRUPTED,
     LEFT_BEHIND,
+    SETTLING,
     Execution,
-    ExecutionState,
     Suspicion,
     TaskRunner,
     TimeLimits,
@@ -276,7 +278,7 @@ class Runtime:
                 await self._outcomes.unsettled(execution, error)
         finally:
             if execution.state not in LEFT_BEHIND and not execution.abandoned:
-                if execution.state is not ExecutionState.SETTLING:  # then the slot was passed on
+                if execution.state is not SETTLING:  # then the slot was passed on
                     self._intake.finished(execution, None)
                 self._end(execution)
 
@@ -324,7 +326,7 @@ class Runtime:
 
         A handler that keeps the slot for long ends the process, which its supervisor starts again.
         """
-        if execution.state is not ExecutionState.INTERRUPTED:
+        if execution.state is not INTERRUPTED:
             return
         ended = overrun(self._offered[execution.task.capability], execution)
         execution.abandon()
@@ -336,7 +338,7 @@ class Runtime:
         try:
             started_ms, ran = execution.started_ms, (now_ms - execution.started_ms) / 1000
             self._outcomes.attempts.ended(execution, ended, started_ms, ran)
-            execution.enter(ExecutionState.SETTLING)
+            execution.enter(SETTLING)
             await self._outcomes.settle(execution, ended, started_ms, now_ms)
         except BaseException as error:  # noqa: BLE001 - told in full, or raised again
             await self._outcomes.unsettled(execution, error)
@@ -364,7 +366,7 @@ class Runtime:
             del running[key]
         if self._end_of_one is not None and not self._end_of_one.done():
             self._end_of_one.set_result(None)
-        execution.enter(ExecutionState.ENDED)  # last: a refusal leaves nothing behind
+        execution.enter(ENDED)  # last: a refusal leaves nothing behind
 
     def _handled(self, execution: Execution, now_ms: int, *, passed: bool = False) -> Awaitable[AttemptOutcome]:
         capability = self._offered[execution.task.capability]
@@ -387,7 +389,7 @@ class Runtime:
 
     def _pass_on_slot(self, execution: Execution, ended: AttemptOutcome, ran: float, pause: float) -> bool:
         """Free a task's slot now, after a pause, or when its thread ends; tell if waiting tasks should go first."""
-        execution.enter(ExecutionState.SETTLING)  # first: a refusal frees no slot twice
+        execution.enter(SETTLING)  # first: a refusal frees no slot twice
         somebody_waits = self._intake.waiting > 0 and ran > WAVE_SECONDS
         self._mean_ms += 0.05 * (ran * 1000 - self._mean_ms)
         thread = execution.thread

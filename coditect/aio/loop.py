@@ -138,7 +138,7 @@ class _AtHome:
 
     __slots__ = ("_home", "_port")
 
-    def __init__(self, port: object, home: HomeLoop) -> None:
+    def __init__(self, port: Any, home: HomeLoop) -> None:
         self._port = port
         self._home = home
 
@@ -146,6 +146,12 @@ class _AtHome:
         if self._home._loop is None or self._home._loop is not asyncio._get_running_loop():
             self._home.check()
         return getattr(self._port, name)
+
+    def publish(self, *message: Any, **how: Any) -> Any:
+        """Publish on the port; without this method each task would pay for a failed look-up before `__getattr__`."""
+        if self._home._loop is None or self._home._loop is not asyncio._get_running_loop():
+            self._home.check()
+        return self._port.publish(*message, **how)
 
 
 def at_home(port: T, home: HomeLoop) -> T:

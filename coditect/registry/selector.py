@@ -268,15 +268,19 @@ class SelectionBatch:
         """Return the agent for the next task, whose input is `body` or in a blob; None leaves it to the broker."""
         if self._pinned is not None:
             return self._pinned
-        kind = task_kind(self._capability, None if body is None else len(body))
-        stale = self._known is not None and (self._known.age >= FRESH_ENTRY_SECONDS or kind != self._kind)
-        if not self._picks or stale:
-            self._kind = kind
+        if not self._picks or (self._known is not None and self._is_stale(self._known, body)):
+            self._kind = self._kind_of(body)
             assigned = await self._select(body)
             self._known, picks = assigned or (None, (None,) * TASKS_PER_LOOKUP)
             self._picks = deque(picks)
         agent_id = self._picks.popleft()
         return None if agent_id is None or self._known is None else self._known.give(agent_id)
+
+    def _is_stale(self, known: Known, body: bytes | None) -> bool:
+        return known.age >= FRESH_ENTRY_SECONDS or self._kind_of(body) != self._kind
+
+    def _kind_of(self, body: bytes | None) -> TaskKind:
+        return task_kind(self._capability, None if body is None else len(body))
 
 
 def _asked(strategy: Strategy | None, wanted: Wanted) -> Strategy | None:

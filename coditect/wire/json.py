@@ -130,7 +130,7 @@ def dumps_plain(value: Any) -> bytes | None:
         written: bytes = orjson.dumps(value, option=_OPTIONS)
     except TypeError:
         return None
-    return bytes(memoryview(written)) if len(written) < _ORJSON_BUFFER else written
+    return b"%b" % written if len(written) < _ORJSON_BUFFER else written
 
 
 def check(value: Any, *, any_keys: bool = False, any_floats: bool = False, sentence: str = _UNWRITABLE) -> None:

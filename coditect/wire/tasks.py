@@ -346,6 +346,9 @@ def _shared_by_results(status: str, attempt: int, capability: str, agent_id: Age
     return shared
 
 
+_STATUSES = {status.value: status for status in Status}
+
+
 def read_result(message: Message) -> Outcome:
     """Parse a task's result from a reply message: its status, its value or error, and who ran it.
 
@@ -353,10 +356,10 @@ def read_result(message: Message) -> Outcome:
         InvalidTask: when the message is no result.
     """
     headers = message.headers
-    try:
-        completed = (status := Status(headers.get(STATUS, ""))) is Status.COMPLETED
-    except ValueError as error:
-        raise InvalidTask("The reply carries no known status", status=str(headers.get(STATUS))[:40]) from error
+    status = _STATUSES.get(str(headers.get(STATUS)))
+    if status is None:
+        raise InvalidTask("The reply carries no known status", status=str(headers.get(STATUS))[:40])
+    completed = status is Status.COMPLETED
     agent = _text(headers, AGENT, 255)
     return Outcome(
         status=status,
