@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Iterator, Mapping
+import time
+from collections.abc import Awaitable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from math import ceil
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from coditect.aio.clock import Clock
 from coditect.aio.supervisor import Supervisor
@@ -20,6 +21,7 @@ from coditect.errors import RegistryUnavailable
 from coditect.model.ids import AgentId, TaskId
 from coditect.model.limits import Rate
 from coditect.model.registration import AgentRecord, AgentStatus, Load, Registration
+from coditect.telemetry.metrics import LOOKUP_SECONDS, LOOKUPS, REGISTRY_UP, Metrics
 
 log = logging.getLogger(__name__)
 
@@ -279,3 +281,36 @@ class ReferenceClock:
             log.warning("This machine's clock differs from the registry's and is corrected", extra=facts)
         else:
             log.info("This machine's clock agrees with the registry's again")
+
+
+Found = TypeVar("Found")
+
+
+class Lookups:
+    """The count and the durations of one process's look-ups in the registry."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._answered = metrics.counter(LOOKUPS, outcome="answered")
+        self._failed = metrics.counter(LOOKUPS, outcome="failed")
+        self._seconds = metrics.histogram(LOOKUP_SECONDS)
+        self._up: bool | None = None
+        """Whether the registry answered the latest look-up; None before the first."""
+        metrics.observe_all(REGISTRY_UP, lambda: {} if self._up is None else {(): float(self._up)})
+
+    async def measured(self, lookup: Awaitable[Found]) -> Found:
+        """Await a look-up and return its result; count it as answered, with its duration, or as failed.
+
+        Raises:
+            RegistryUnavailable: when the registry does not answer; retryable.
+        """
+        began = time.monotonic()
+        try:
+            found = await lookup
+        except RegistryUnavailable:
+            self._failed.value += 1
+            self._up = False
+            raise
+        self._up = True
+        self._seconds.record(time.monotonic() - began)
+        self._answered.value += 1
+        return found

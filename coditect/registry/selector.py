@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias
 
 from coditect.aio.clock import Clock
 from coditect.aio.supervisor import Supervisor
@@ -22,9 +21,9 @@ from coditect.model.capability import ANYTHING, CapabilitySpec, Strategy, Wanted
 from coditect.model.ids import AgentId
 from coditect.model.prediction import TaskKind, task_kind
 from coditect.model.registration import AgentRecord
-from coditect.registry.port import BEAT_SECONDS, Registry, Search
+from coditect.registry.port import BEAT_SECONDS, Lookups, Registry, Search
 from coditect.registry.scoring import assign, choose, with_more
-from coditect.telemetry.metrics import LOOKUP_SECONDS, LOOKUPS, REGISTRY_UP, MemoryMetrics, Metrics
+from coditect.telemetry.metrics import MemoryMetrics, Metrics
 from coditect.wire.tasks import input_features
 
 log = logging.getLogger(__name__)
@@ -294,36 +293,3 @@ def newest_offer(records: Iterable[AgentRecord], capability: str) -> CapabilityS
     if newest is None:
         return None
     return next((offer for offer in newest.registration.capabilities if offer.name == capability), None)
-
-
-Found = TypeVar("Found")
-
-
-class Lookups:
-    """The count and the durations of one process's look-ups in the registry."""
-
-    def __init__(self, metrics: Metrics) -> None:
-        self._answered = metrics.counter(LOOKUPS, outcome="answered")
-        self._failed = metrics.counter(LOOKUPS, outcome="failed")
-        self._seconds = metrics.histogram(LOOKUP_SECONDS)
-        self._up: bool | None = None
-        """Whether the registry answered the latest look-up; None before the first."""
-        metrics.observe_all(REGISTRY_UP, lambda: {} if self._up is None else {(): float(self._up)})
-
-    async def measured(self, lookup: Awaitable[Found]) -> Found:
-        """Await a look-up and return its result; count it as answered, with its duration, or as failed.
-
-        Raises:
-            RegistryUnavailable: when the registry does not answer; retryable.
-        """
-        began = time.monotonic()
-        try:
-            found = await lookup
-        except RegistryUnavailable:
-            self._failed.value += 1
-            self._up = False
-            raise
-        self._up = True
-        self._seconds.record(time.monotonic() - began)
-        self._answered.value += 1
-        return found

@@ -10,8 +10,7 @@ from dataclasses import replace
 from coditect.errors import RegistryUnavailable
 from coditect.model.ids import AgentId
 from coditect.model.registration import AgentRecord, AgentStatus
-from coditect.registry.port import Registry, Search
-from coditect.registry.selector import Lookups
+from coditect.registry.port import Lookups, Registry, Search
 from coditect.telemetry.metrics import MemoryMetrics, Metrics
 
 LATE_MS = 2_000

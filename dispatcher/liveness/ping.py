@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from enum import Enum, auto
+from secrets import token_hex
 from types import TracebackType
 from typing import Self
 
 from coditect.broker.port import Broker, Consumer, Delivery
 from coditect.broker.topology import reply_queue
 from coditect.errors import CoditectError, InvalidTask, Unroutable
-from coditect.messaging.rpc import tokens
 from coditect.model.ids import AgentId
 from coditect.model.message import Message
 from coditect.wire import control_messages, routing
@@ -42,7 +42,6 @@ class Pings:
     def __init__(self, broker: Broker, *, name: str) -> None:
         self._broker = broker
         self._reply_to = f"reply.{name}"
-        self._tokens = tokens()
         self._waiting: dict[str, asyncio.Future[PingAnswer]] = {}
         self._consumer: Consumer | None = None
 
@@ -64,7 +63,7 @@ class Pings:
     ) -> PingAnswer:
         """Ask an agent whether it lives or runs a task; return what its answer or silence means; never raises."""
         loop = asyncio.get_running_loop()
-        token = next(self._tokens)
+        token = token_hex(16)
         answered: asyncio.Future[PingAnswer] = loop.create_future()
         self._waiting[token] = answered
         try:

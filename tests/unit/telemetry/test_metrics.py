@@ -10,8 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from coditect.errors import RegistryUnavailable, SetupError, install_command
 from coditect.registry.memory import MemoryRegistry
-from coditect.registry.port import Search
-from coditect.registry.selector import Lookups
+from coditect.registry.port import Lookups, Search
 from coditect.telemetry.metrics import MOST_COUNTED, Histogram, MemoryMetrics, Metric, exposition
 
 PLAIN = Metric("coditect_things_total", "things")
