@@ -6,7 +6,6 @@
 ``process``       the simulated processes: agents, control planes, and the processes of their suspects
 ``virtual_time``  the loop's virtual time, the order of the processes' callbacks by the seed, and a seeded clock
 ``servers``       a plugin of pytest: a real RabbitMQ and Redis for a run, as private processes or in containers
-``containers``    those in containers, by testcontainers
 """
 
 from coditect.testing.fleet import FleetCrashed, FleetStuck, TestFleet

@@ -1,8 +1,8 @@
 """The scheduler, which claims ready nodes while capacity permits: from RQ's queues, or without RQ from the ledger.
 
-RQ holds the backlog, and the bridge takes jobs from it by priority, up to the capacity of each capability. The ledger's
-ready index is claimed from instead when Redis does not answer, or when RQ brings no job of a capability for
-`RQ_PATIENCE_SECONDS` although capacity is free and the ledger knows of ready nodes.
+RQ holds the backlog, and the bridge takes jobs from it by priority, up to the capacity of each capability. The shards'
+backlogs (`shards/backlog.py`) are claimed from instead when Redis does not answer, or when RQ brings no job of a
+capability for `RQ_PATIENCE_SECONDS` although capacity is free and the ledger knows of ready nodes.
 
 The capacity for nodes on their way to the claim is reserved until the claim is committed, so that no more are taken.
 """
@@ -56,7 +56,7 @@ class Scheduler:
         self.bridge = None if graph is None else Bridge(graph, self)
 
     def open(self) -> None:
-        """Start the loops that claim ready nodes: from RQ's queues, and from the ledger's ready index."""
+        """Start the loops that claim ready nodes: from RQ's queues, and from the shards' backlogs."""
         self._ports.background.keep(self._without_rq, name="backlogs", critical=True, idle=True)
         if self.bridge is not None:
             self.bridge.open(self._ports.background)

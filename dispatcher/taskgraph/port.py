@@ -1,4 +1,4 @@
-"""The port `TaskGraph` over the jobs that show workflows in RQ, with two adapters: `redis` and `memory`.
+"""The port `TaskGraph` over the jobs that show workflows in RQ, whose adapter is `redis`.
 
 Every call is idempotent: it may be repeated after an error, and after a crash from an earlier point on.
 """
