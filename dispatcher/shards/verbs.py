@@ -1,7 +1,8 @@
 """The lookup of the handler of a request's verb or of a shard's timer, in the packages `ledger` and `coordination`.
 
 The modules of coordination are loaded with their first request or timer: a dispatcher whose fleet uses none of them
-starts without them. A new kept thing adds a line to `COORDINATION`; `batch` and the request server use nothing else.
+starts without them. A new kept thing adds a line to `COORDINATION`, and a new verb a line to its noun's table, such as
+`schedules.SCHEDULE_VERBS`; `batch` and the request server use nothing else.
 """
 
 from __future__ import annotations

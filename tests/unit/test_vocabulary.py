@@ -6,13 +6,16 @@ Where they differ, the difference stands here with its reason.
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, get_type_hints
 
 import pytest
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 
+import coditect
 from coditect.agent.context import Context, PlainContext
 from coditect.api.application import ROUTERS
 from coditect.client.approvals import Approvals
@@ -28,6 +31,7 @@ from coditect.collaboration.locks import GrantedLockOptions
 from coditect.collaboration.state import SharedState
 from coditect.collaboration.threads import Thread, ThreadOptions
 from coditect.testing.fleet import TestFleet
+from coditect.wire.control import Verb
 from coditect.workflow.builder import Workflow
 from coditect.workflow.starters import ScheduleOptions, TriggerOptions
 from tests.unit.cli.scene import EVERY
@@ -184,6 +188,26 @@ OTHER_VERBS = {
 """Where the method's name is not the command's verb, and why."""
 
 
+OF_HTTP_AGENTS = "an HTTP agent's, which has no connection to the broker"
+SAME_AS = "the same by another route: "
+ROUTE_ALONE = {
+    **dict.fromkeys(("POST /agents", "POST /agents/{agent_id}/heartbeat"), OF_HTTP_AGENTS),
+    **dict.fromkeys(("POST /handoffs", "POST /handoffs/{handoff}/accept"), OF_HTTP_AGENTS),
+    **dict.fromkeys(("POST /handoffs/{handoff}/decline", "POST /threads/{thread}/read"), OF_HTTP_AGENTS),
+    **dict.fromkeys(("POST /broadcasts", "POST /broadcasts/stream"), "a program's, which counts the agents that heard"),
+    "POST /tasks/stream": SAME_AS + "`task submit`, whose result comes in parts",
+    "POST /locks/{ticket}/release": SAME_AS + "`lock release --ticket`",
+    "POST /patterns/{name}/render": SAME_AS + "`workflow pattern`",
+    "POST /patterns/{name}/start": SAME_AS + "`workflow start --pattern`",
+    "POST /webhooks/{name}/disable": SAME_AS + "`webhook update --disabled`",
+    "POST /workflows/{workflow}/nodes/{node}/redrive": SAME_AS + "`dead redrive`",
+    "POST /rebuild": SAME_AS + "`doctor --rebuild`",
+    "PUT /workflows/{workflow}/state/{key:path}": SAME_AS + "`state put`, with the workflow's space",
+}
+"""The routes that change something and belong to no command, and why."""
+ASKED_BY_DISPATCHERS = {"TRIGGER_FIRE"}
+
+
 def routes() -> dict[str, APIRoute]:
     found = (route for router in ROUTERS for route in router.routes if isinstance(route, APIRoute))
     return {f"{method} {route.path}": route for route in found for method in route.methods or ()}
@@ -278,6 +302,19 @@ def test_every_command_has_its_route_or_stands_among_the_exceptions_with_a_reaso
 
 def test_every_route_of_a_command_is_one_of_the_api() -> None:
     assert set(ROUTES.values()) <= routes().keys()
+
+
+def test_every_route_that_changes_something_has_its_command_or_stands_among_the_exceptions_with_a_reason() -> None:
+    changing = {route for route in routes() if not route.startswith(("GET ", "HEAD "))}
+
+    assert changing - set(ROUTES.values()) == ROUTE_ALONE.keys()
+
+
+def test_every_verb_of_the_control_plane_is_asked_by_the_library_or_by_dispatchers() -> None:
+    library = Path(inspect.getfile(coditect)).parent
+    used = "".join(module.read_text() for module in library.rglob("*.py") if module.parent.name != "wire")
+
+    assert {verb.name for verb in Verb if not re.search(rf"Verb\.{verb.name}\b", used)} == ASKED_BY_DISPATCHERS
 
 
 def test_every_command_with_a_route_is_a_method_or_stands_among_the_exceptions_with_a_reason() -> None:
