@@ -184,7 +184,11 @@ HEAD_SECONDS = 10.0
 BODY_PAUSE_SECONDS = 30.0
 """How long a client may pause while it sends a body."""
 MAX_HEAD_BYTES = 64 * 1024
-"""The largest head (request line and headers) of a request."""
+"""The largest head (request line and headers) of a request, and the most that may surround the chunks of its body."""
+PIECE_BYTES = 8 * 1024
+"""How much is parsed before bytes are counted: the parser does not say where in its input a head begins."""
+FRAME_BYTES = 16
+"""The framing of a chunked body that each of its bytes pays for: its smallest chunks, of one byte, have five."""
 MAX_CONNECTIONS = 1_000
 """The limit of open connections; half of the files that the process may open, if that is less."""
 
@@ -240,12 +244,15 @@ class BodyLimit:
 
 
 class BoundedHttp(HttpToolsProtocol):
-    """uvicorn's HTTP protocol with bounds that it lacks: the time and size of a request's head, and all connections."""
+    """uvicorn's HTTP protocol with bounds that it lacks: a request's head, chunks and trailers, and all connections."""
 
     _deadline: asyncio.TimerHandle | None = None
-    _head_bytes = 0
+    _frame_bytes = 0
+    """The size of the present head; after it, that of chunk extensions and trailers."""
+    _piece_bytes = 0
+    """How much of the present piece is not part of a body."""
     _in_head = True
-    _complete = True
+    _complete = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as in uvicorn
         """Accept the connection, or refuse it with 503 if there are too many."""
@@ -261,25 +268,38 @@ class BoundedHttp(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse what arrived; refuse a head over the bound with 431."""
-        super().data_received(data)
-        if self._in_head:
-            self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD_BYTES:
+        """Parse what arrived; refuse a head, chunk extensions or trailers over the bound with 431."""
+        while data and not self._is_left():
+            size = min(PIECE_BYTES, MAX_HEAD_BYTES + 1 - self._frame_bytes) if self._in_head else PIECE_BYTES
+            piece, data = data[:size], data[size:]
+            self._piece_bytes = len(piece)
+            super().data_received(piece)
+            self._frame_bytes += self._piece_bytes
+            if self._frame_bytes > MAX_HEAD_BYTES and not self._complete and not self._is_left():
                 self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+
+    def _is_left(self) -> bool:
+        """Tell whether the connection ends here, or goes on as a WebSocket."""
+        return self.transport.is_closing() or self.transport.get_protocol() is not self
 
     def on_message_begin(self) -> None:
         """Begin a request: its head must be complete in time, else the answer is 408."""
         super().on_message_begin()
-        self._in_head, self._complete, self._head_bytes = True, False, 0
+        self._in_head, self._complete, self._frame_bytes = True, False, 0
         if self._deadline is None:
             self._set_deadline()
 
     def on_headers_complete(self) -> None:
         """Start to answer the request."""
-        self._in_head = False
+        self._in_head, self._frame_bytes = False, 0
         self._clear_deadline()
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Take a part of the body."""
+        self._piece_bytes -= len(body)
+        self._frame_bytes = max(0, self._frame_bytes - FRAME_BYTES * len(body))
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         """Note that the whole request has arrived."""
@@ -305,10 +325,16 @@ class BoundedHttp(HttpToolsProtocol):
     def _refuse(self, status: HTTPStatus) -> None:
         """Close the connection, with a status where the client still waits for one."""
         if not self.transport.is_closing():
-            if self._in_head:
+            if self._may_answer():
                 head = f"HTTP/1.1 {status.value} {status.phrase}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
                 self.transport.write(head.encode())
             self.transport.close()
+
+    def _may_answer(self) -> bool:
+        """Tell whether an answer that is sent now belongs to the present request, and not to one before it."""
+        if not self.cycle:
+            return True
+        return self.cycle.response_complete if self._in_head else not (self.cycle.response_started or self.pipeline)
 
 
 def _max_connections() -> int:

@@ -149,6 +149,70 @@ async def test_head_has_a_bound() -> None:
         assert (await end_of(reader)).startswith(b"HTTP/1.1 431")
 
 
+async def test_bound_of_a_head_counts_each_byte_of_a_segment() -> None:
+    start, end = b"GET /livez HTTP/1.1\r\nhost: localhost\r\nx-long: ", b"\r\n\r\n"
+    answers = []
+    for size in (guard.MAX_HEAD_BYTES, guard.MAX_HEAD_BYTES + 2):
+        async with served() as address, connection(address) as (reader, writer):
+            writer.write(start + b"a" * (size - len(start + end)) + end)
+            answers.append(await asyncio.wait_for(reader.readline(), 10))
+
+    assert [answer[:12] for answer in answers] == [b"HTTP/1.1 200", b"HTTP/1.1 431"]
+
+
+CHUNKED = (
+    b"PUT /v1/state/team/a HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+    b"transfer-encoding: chunked\r\n\r\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("begun", "more"),
+    [
+        (b"2\r\n{}\r\n0\r\n", b"h: " + b"a" * 1_000 + b"\r\n"),
+        (b"2;x=", b"a" * 1_000),
+        (b"", b"1;x=" + b"a" * 1_000 + b"\r\n \r\n"),
+    ],
+    ids=["trailers", "one extension", "many extensions"],
+)
+async def test_what_surrounds_the_chunks_of_a_body_has_a_bound(begun: bytes, more: bytes) -> None:
+    async with served() as address, connection(address) as (reader, writer):
+        writer.write(CHUNKED + begun + more * 100)
+
+        assert (await end_of(reader)).startswith(b"HTTP/1.1 431")
+
+
+async def test_body_may_come_in_many_small_chunks() -> None:
+    body = b'"' + b"a" * 50_000 + b'"'
+    chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in body)
+    async with served() as address, connection(address) as (reader, writer):
+        writer.write(CHUNKED + chunks + b"0\r\nx-checksum: 1\r\n\r\n")
+
+        assert (await asyncio.wait_for(reader.readline(), 10)).startswith(b"HTTP/1.1 200")
+
+
+async def test_large_body_before_a_begun_head_is_answered() -> None:
+    body = b'"' + b"a" * 100_000 + b'"'
+    head = CHUNKED.replace(b"transfer-encoding: chunked", b"content-length: %d" % len(body))
+    async with served() as address, connection(address) as (reader, writer):
+        writer.write(head + body + b"GET /livez HTTP/1.1\r\nho")
+        answer = await asyncio.wait_for(reader.readline(), 10)
+        writer.write(b"st: localhost\r\nconnection: close\r\n\r\n")
+        rest = await end_of(reader)
+
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert b"HTTP/1.1 200" in rest
+
+
+async def test_refused_head_is_no_answer_to_the_request_before_it() -> None:
+    async with served() as address, connection(address) as (reader, writer):
+        writer.write(b"GET /v1/events HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+        writer.write(b"GET / HTTP/1.1\r\nx-long: " + b"a" * guard.MAX_HEAD_BYTES)
+
+        assert b"431" not in await end_of(reader)
+
+
 async def test_body_must_keep_arriving(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guard, "BODY_PAUSE_SECONDS", 0.3)
     async with served() as address, connection(address) as (reader, writer):
