@@ -289,6 +289,11 @@ class BoundedHttp(HttpToolsProtocol):
         if self._deadline is None:
             self._set_deadline()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header; trailers are dropped: they come after all that judges a request by its headers."""
+        if self._in_head:
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
         """Start to answer the request."""
         self._in_head, self._frame_bytes = False, 0

@@ -213,6 +213,13 @@ async def test_refused_head_is_no_answer_to_the_request_before_it() -> None:
         assert b"431" not in await end_of(reader)
 
 
+async def test_trailers_of_a_body_are_no_headers() -> None:
+    async with served() as address, connection(address) as (reader, writer):
+        writer.write(CHUNKED + b"1\r\n7\r\n0\r\norigin: http://evil.example\r\n\r\n")
+
+        assert (await asyncio.wait_for(reader.readline(), 10)).startswith(b"HTTP/1.1 200")
+
+
 async def test_body_must_keep_arriving(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guard, "BODY_PAUSE_SECONDS", 0.3)
     async with served() as address, connection(address) as (reader, writer):
