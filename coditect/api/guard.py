@@ -62,6 +62,10 @@ class RequestGuard:
             refused = problem_of_status(HTTPStatus.BAD_REQUEST, "The address is no UTF-8 text", fix=fix)
             await _refuse(scope, receive, send, refused)
             return
+        if len(Headers(scope=scope).getlist("host")) > 1:
+            refused = problem_of_status(HTTPStatus.BAD_REQUEST, "The request has more than one Host")
+            await _refuse(scope, receive, send, refused)
+            return
         if refusal := self._refusal(scope):
             refused = problem_of_status(HTTPStatus.FORBIDDEN, refusal, fix=REACHED_FIX)
             await _refuse(scope, receive, send, refused)

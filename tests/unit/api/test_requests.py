@@ -220,6 +220,15 @@ async def test_trailers_of_a_body_are_no_headers() -> None:
         assert (await asyncio.wait_for(reader.readline(), 10)).startswith(b"HTTP/1.1 200")
 
 
+async def test_request_has_one_host() -> None:
+    async with served() as address, connection(address) as (reader, writer):
+        writer.write(b"GET /livez HTTP/1.1\r\nhost: localhost\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+        answer = await end_of(reader)
+
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert b"The request has more than one Host" in answer
+
+
 async def test_body_must_keep_arriving(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guard, "BODY_PAUSE_SECONDS", 0.3)
     async with served() as address, connection(address) as (reader, writer):
