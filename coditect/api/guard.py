@@ -16,6 +16,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection
 from http import HTTPStatus
 from math import ceil
+from typing import Any
 from urllib.parse import SplitResult, unquote_to_bytes, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -24,6 +25,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from coditect.api.problems import ProblemDocument, answer, problem_of_status
 from coditect.model.limits import Rate
@@ -344,6 +346,16 @@ class BoundedHttp(HttpToolsProtocol):
         if not self.cycle:
             return True
         return self.cycle.response_complete if self._in_head else not (self.cycle.response_started or self.pipeline)
+
+
+class RefusableWebSocket(WebSocketsSansIOProtocol):
+    """uvicorn's WebSocket protocol, which logs each refused handshake as an error of the application otherwise."""
+
+    async def send(self, message: Any) -> None:
+        """Send a message of the application; the end of a refusal completes the handshake."""
+        await super().send(message)
+        if self.initial_response is not None and self.close_sent:
+            self.handshake_complete = True
 
 
 def _max_connections() -> int:

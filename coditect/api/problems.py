@@ -179,11 +179,13 @@ def add_problem_handlers(app: FastAPI) -> None:
 def _answering(handler: Callable[[HTTPConnection, Exception], Awaitable[Response]]) -> Callable[..., Any]:
     """Wrap an error handler so that its answer also takes the place of a WebSocket's handshake, unlike in Starlette."""
 
-    async def answering(connection: HTTPConnection, error: Exception) -> Response:
-        response = await handler(connection, error)
-        if isinstance(connection, WebSocket) and connection.application_state is WebSocketState.CONNECTING:
-            await connection.send_denial_response(response)
-        return response
+    async def answering(connection: HTTPConnection, error: Exception) -> Response | None:
+        if not isinstance(connection, WebSocket):
+            return await handler(connection, error)
+        if connection.application_state is not WebSocketState.CONNECTING:
+            raise error
+        await connection.send_denial_response(await handler(connection, error))
+        return None  # Starlette would send a response again
 
     return answering
 

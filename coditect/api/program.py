@@ -29,7 +29,7 @@ from coditect.api.access import Access, AdminKey, KeyFile, OpenAccess
 from coditect.api.application import create_app
 from coditect.api.bearer import BearerAccess, OidcTokens, TokenCheck
 from coditect.api.connections import SharedConnections
-from coditect.api.guard import AUDIT_LOGGER, BoundedHttp, RequestRates
+from coditect.api.guard import AUDIT_LOGGER, BoundedHttp, RefusableWebSocket, RequestRates
 from coditect.api.live import LiveFeed
 from coditect.api.routes.http_agents import CALLBACK_PATH
 from coditect.api.services import ApiServices, DirectTasks
@@ -192,6 +192,7 @@ def server_config(services: ApiServices, settings: ApiSettings) -> uvicorn.Confi
         access_log=False,
         server_header=False,
         http=BoundedHttp,
+        ws=RefusableWebSocket,
         ws_max_size=MOST_WEBSOCKET_BYTES,
         timeout_graceful_shutdown=STREAMS_END_WITHIN_SECONDS,
     )

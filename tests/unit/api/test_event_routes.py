@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -229,6 +230,28 @@ async def test_a_websocket_without_a_key_is_answered_as_a_request_is() -> None:
 
     assert refused.status_code == 401
     assert "Authorization: Bearer" in json.loads(refused.body or b"")["fix"]
+
+
+@pytest.mark.parametrize(
+    ("query", "origin", "status"),
+    [
+        ("", None, 401),
+        ("?types=node", None, 422),
+        (f"?last_event_id={'1' * 101}", None, 422),
+        ("?kind=%FF", None, 400),
+        ("", "https://evil.example", 403),
+    ],
+)
+async def test_a_refused_websocket_is_no_error_of_the_api(
+    query: str, origin: str | None, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with stage(access=BearerAccess([]) if status == 401 else None) as at:
+        with pytest.raises(InvalidStatus) as refused:
+            async with connect(ws(at, query), origin=origin):  # type: ignore[arg-type]
+                pass
+
+    assert refused.value.response.status_code == status
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 async def refusal(address: str) -> HandshakeResponse:
