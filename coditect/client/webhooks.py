@@ -27,6 +27,7 @@ from coditect.collaboration.state import SharedState, reserved
 from coditect.errors import InputError, InvalidTask, NotFound, SetupError
 from coditect.messaging.event_stream import EventFilter
 from coditect.model.option import Option, read_options
+from coditect.settings.addresses import is_host
 from coditect.wire import routing
 from coditect.wire.control import COORDINATION
 
@@ -269,7 +270,8 @@ def check_url(url: str) -> str:
         host, _ = parts.hostname, parts.port
     except ValueError as error:
         raise InputError("This is no URL", given=url[:200], fix=_SHAPE) from error
-    wrong = parts.scheme not in ("http", "https") or not host or len(url) > LONGEST_URL or not url.isascii()
+    named = host is not None and is_host(host, parts.netloc)
+    wrong = parts.scheme not in ("http", "https") or not named or len(url) > LONGEST_URL or not url.isascii()
     if wrong or parts.username or parts.password or parts.fragment or not url.isprintable() or " " in url:
         raise InputError("This is no URL for a webhook", given=url[:200], fix=f"{_SHAPE}, without user and fragment")
     return url

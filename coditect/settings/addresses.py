@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 from dataclasses import fields
+from ipaddress import ip_address
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from coditect.errors import SetupError
@@ -38,6 +39,8 @@ _OF_TLS = re.compile(r"cadata|cafile|capath|certfile|keyfile|ssl_\w+")
 _WITH_TLS = ("amqps://", "https://", "rediss://", "rediss+sentinel://")
 _VERIFYING = {"ssl_cert_reqs": "required", "ssl_check_hostname": "true"}
 """The only values with which such a parameter is not refused."""
+_HOST = re.compile(r"(?=.{1,253}\Z)(?:[a-z0-9_][a-z0-9_-]{0,62}\.)*[a-z0-9_][a-z0-9_-]{0,62}\.?", re.I | re.A)
+_IN_BRACKETS = re.compile(r"(?:[^@]*@)?\[[^\[\]%]*\](?::[0-9]*)?")
 
 
 def check_address(text: str, variable: str, *, example: str, parameters: Collection[str]) -> None:
@@ -67,6 +70,16 @@ def check_address(text: str, variable: str, *, example: str, parameters: Collect
             raise SetupError("The certificate of a server is always verified", parameter=name, fix=fix)
         fix = f"leave it out of {variable}; known are {', '.join(sorted(parameters))}"
         raise SetupError("The address of a server has an unknown parameter", parameter=name, fix=fix)
+
+
+def is_host(text: str, netloc: str) -> bool:
+    """Tell whether a host is a name or an address that resolvers and HTTP clients take; non-ASCII ones are refused."""
+    if "[" not in netloc:
+        return _HOST.fullmatch(text) is not None
+    try:  # `urlsplit` overlooks text before and after the brackets
+        return _IN_BRACKETS.fullmatch(netloc) is not None and ip_address(text).version == 6
+    except ValueError:
+        return False
 
 
 def without_passwords(text: str) -> str:

@@ -9,7 +9,6 @@ The errors of calls are here, too: how an attempt fails; a refused connection is
 from __future__ import annotations
 
 import asyncio
-import re
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -20,6 +19,7 @@ from typing import TypeVar
 from urllib.parse import urlsplit
 
 from coditect.errors import InputError, Retryable
+from coditect.settings.addresses import is_host
 from coditect.settings.settings import PRIVATE_ADDRESSES
 
 T = TypeVar("T")
@@ -65,7 +65,6 @@ Oracle (within IETF's own block), Azure, Alibaba, AWS, Google.
 """
 NOT_PUBLIC = tuple(map(ip_network, ("192.88.99.0/24", "3fff::/20", "5f00::/16")))
 """Networks for special purposes that the `ipaddress` of an older Python calls global."""
-_HOST = re.compile(r"(?=.{1,253}\Z)(?:[a-z0-9_][a-z0-9_-]{0,62}\.)*[a-z0-9_][a-z0-9_-]{0,62}\.?", re.I | re.A)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +96,7 @@ class AllowedHosts:
             raise InputError("This is no URL", given=url[:200], fix=_SHAPE) from error
         extra = parts.username or parts.password or parts.query or parts.fragment
         written = len(url) <= LONGEST_URL and url.isprintable() and " " not in url
-        named = host is not None and _is_host(host, parts.netloc)
+        named = host is not None and is_host(host, parts.netloc)
         if parts.scheme not in ("http", "https") or host is None or extra or not (written and named):
             raise InputError("This is no URL of an HTTP agent", given=url[:200], fix=_SHAPE)
         if not any(fnmatchcase(host.lower(), pattern) for pattern in self.patterns):
@@ -157,11 +156,15 @@ class AllowedHosts:
         """Check that the host of a well-formed URL has allowed addresses only; an unknown host is not refused.
 
         Raises:
-            InputError: when it has an address to which nothing is sent.
+            InputError: when it has an address to which nothing is sent, or its host is no name.
         """
         parts = urlsplit(url)
-        with suppress(OSError):
-            await self.addresses(parts.hostname or "", parts.port or 443)
+        try:
+            with suppress(OSError):
+                await self.addresses(parts.hostname or "", parts.port or 443)
+        except ValueError as error:
+            fix = "such as https://example.com"
+            raise InputError("The host of this URL is no name", given=url[:200], fix=fix) from error
 
     def _allows(self, address: IPv4Address | IPv6Address) -> bool:
         if isinstance(address, IPv6Address) and address in LOCAL_CARRIER:
@@ -209,16 +212,6 @@ def _meant(address: IPv4Address | IPv6Address) -> tuple[IPv4Address | IPv6Addres
     if any(address in network for network in CARRIERS) and not address.is_loopback:
         inside.append(IPv4Address(int(address) & 0xFFFF_FFFF))
     return (address, *(candidate for candidate in inside if candidate is not None))
-
-
-def _is_host(text: str, netloc: str) -> bool:
-    """Tell whether a host is a name or an address that resolvers and HTTP clients take; non-ASCII ones are refused."""
-    if "[" not in netloc:
-        return _HOST.fullmatch(text) is not None
-    try:
-        return "%" not in text and ip_address(text).version == 6
-    except ValueError:
-        return False
 
 
 _SHAPE = "such as http://agent.example.com:8080, without user, query and fragment"

@@ -202,6 +202,10 @@ def test_secret_depends_on_key_name_and_salt() -> None:
         "https://[::1",
         f"https://example.com/{'a' * 2_000}",
         "https://exämple.com",
+        "https://a..b/",
+        "https://evil[::1]/",
+        "https://[::1]evil/",
+        "https://[v1.a]/",
         "x",
     ],
 )

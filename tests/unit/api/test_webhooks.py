@@ -333,6 +333,7 @@ async def test_webhooks_over_http() -> None:
         made = await http.put("/v1/webhooks/pager", json={"url": URL, "kind": ["task.dead"]})
         again = await http.put("/v1/webhooks/pager", json={"url": URL})
         wrong = await http.put("/v1/webhooks/other", json={"url": "x"})
+        unnamed = await http.put("/v1/webhooks/other", json={"url": "https://a..b/"})
         metadata = await http.put("/v1/webhooks/other", json={"url": "http://169.254.169.254/latest"})
         shown: list[dict[str, Any]] = (await http.get("/v1/webhooks")).json()
         disabled = await http.post("/v1/webhooks/pager/disable")
@@ -341,6 +342,7 @@ async def test_webhooks_over_http() -> None:
         missing = await http.post("/v1/webhooks/pager/test")
 
     assert (made.status_code, again.status_code, wrong.status_code) == (201, 422, 422)
+    assert (unnamed.status_code, unnamed.json()["facts"]["given"]) == (422, "https://a..b/")
     assert (metadata.status_code, metadata.json()["facts"]["address"]) == (422, "169.254.169.254")
     assert made.json()["secret"].startswith("whsec_")
     assert shown[0]["filter"] == {"kind": ["task.dead"]}

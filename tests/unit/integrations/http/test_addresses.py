@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from coditect.errors import InputError
-from coditect.integrations.http.addresses import AgentRefused, AllowedHosts
+from coditect.integrations.http.addresses import AgentRefused, AllowedHosts, webhook_hosts
 
 
 def resolving(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
@@ -74,11 +74,18 @@ def test_any_other_url_is_refused_with_what_to_write(url: str) -> None:
         "[v1.x]",
         "[::1%25eth0]",
         "[fe80::1%1]",
+        "ok[::1]",
+        "[::1]ok",
     ],
 )
 def test_a_host_that_no_resolver_or_client_takes_is_no_url_of_an_agent(host: str) -> None:
     with pytest.raises(InputError, match="no URL"):
         AllowedHosts(("*",)).check(f"http://{host}/")
+
+
+async def test_a_receiver_whose_host_is_no_name_is_refused() -> None:
+    with pytest.raises(InputError, match="no name"):
+        await webhook_hosts(private=True).check_receiver("https://a..b/")
 
 
 def test_without_the_setting_no_host_is_allowed_and_the_error_names_it() -> None:
