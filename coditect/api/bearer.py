@@ -15,10 +15,10 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
-from http.client import HTTPException
-from typing import Any, Protocol
+from http.client import HTTPException, HTTPMessage
+from typing import IO, Any, Protocol
 from urllib.parse import urlsplit
-from urllib.request import urlopen
+from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 import jwt
 from starlette.requests import HTTPConnection
@@ -90,8 +90,7 @@ class OidcTokens:
         Raises:
             SetupError: when the issuer is reached without TLS, and is not on this machine.
         """
-        address = urlsplit(issuer)
-        if address.scheme != "https" and (address.scheme, address.hostname) not in _LOCAL:
+        if not _is_reached_safely(issuer, issuer):
             fix = "CODITECT_API_OIDC_ISSUER=https://..."
             raise SetupError("An issuer is reached by https", issuer=issuer, fix=fix)
         self._issuer, self._audience, self._roles_claim = issuer, audience, roles_claim
@@ -150,7 +149,9 @@ class OidcTokens:
     def _fetched_keys(self) -> dict[str, jwt.PyJWK]:
         """Return the keys that the issuer publishes now; blocks."""
         place = self._issuer.rstrip("/") + DISCOVERY
-        published = jwt.PyJWKSet.from_dict(_document(str(_document(place)["jwks_uri"])))
+        keys_at = str(_document(place)["jwks_uri"])
+        _check_next(keys_at, place)
+        published = jwt.PyJWKSet.from_dict(_document(keys_at))
         return {key.key_id: key for key in published.keys if key.key_id and key.public_key_use in ("sig", None)}
 
     def _claims(self, token: str, key: jwt.PyJWK) -> dict[str, Any]:
@@ -173,9 +174,34 @@ def _kid(token: str) -> str:
         return ""
 
 
+def _is_reached_safely(url: str, named_by: str) -> bool:
+    """Tell whether a URL is reached by TLS, or is on this machine, as the document then must be that names it."""
+    both = [(parts.scheme, parts.hostname) for parts in map(urlsplit, (url, named_by))]
+    return both[0][0] == "https" or all(place in _LOCAL for place in both)
+
+
+def _check_next(url: str, named_by: str) -> None:
+    if not _is_reached_safely(url, named_by):
+        raise ValueError(f"the issuer's documents are not all reached by https: {url[:100]}")
+
+
+class _SafeRedirects(HTTPRedirectHandler):
+    """Follows no redirect from TLS to a connection without it."""
+
+    def redirect_request(  # noqa: PLR0917 - as in urllib
+        self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
+    ) -> Request | None:
+        """Return the next request."""
+        _check_next(newurl, req.full_url)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+OPENER = build_opener(_SafeRedirects)
+
+
 def _document(url: str) -> dict[str, Any]:
     ends_at, text = time.monotonic() + FETCH_SECONDS, bytearray()
-    with urlopen(url, timeout=FETCH_SECONDS) as answer:  # noqa: S310 - the issuer's scheme was checked, and names this
+    with OPENER.open(url, timeout=FETCH_SECONDS) as answer:
         while piece := answer.read1(PIECE_BYTES):
             text += piece
             if len(text) > LARGEST_DOCUMENT_BYTES or time.monotonic() > ends_at:

@@ -18,6 +18,7 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any, ClassVar
 from urllib.error import URLError
+from urllib.parse import urlsplit
 from urllib.request import urlopen
 
 import jwt
@@ -30,7 +31,7 @@ from starlette.types import Receive, Scope, Send
 
 from coditect.api.access import Caller, KeyFile, Role
 from coditect.api.application import ROUTERS, create_app
-from coditect.api.bearer import BearerAccess, OidcTokens
+from coditect.api.bearer import BearerAccess, OidcTokens, _is_reached_safely
 from coditect.api.guard import AUDIT_LOGGER
 from coditect.api.program import access_of
 from coditect.api.routes import collaboration, http_agents
@@ -323,11 +324,15 @@ class _Issuer(BaseHTTPRequestHandler):
 
     address = ""
     jwks: ClassVar[dict[str, Any]] = {}
+    keys_at = "/keys"
+    redirects: ClassVar[dict[str, str]] = {}
 
     def do_GET(self) -> None:
-        known = {"/.well-known/openid-configuration": {"jwks_uri": f"{self.address}/keys"}, "/keys": self.jwks}
-        body = json.dumps(known[self.path]).encode()
-        self.send_response(200)
+        keys_at = self.address + self.keys_at if self.keys_at.startswith("/") else self.keys_at
+        known = {"/.well-known/openid-configuration": {"jwks_uri": keys_at}, "/keys": self.jwks}
+        body = json.dumps(known.get(self.path)).encode()
+        self.send_response(302 if self.path in self.redirects else 200)
+        self.send_header("location", self.redirects.get(self.path, ""))
         self.send_header("content-length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -388,7 +393,7 @@ async def test_an_issuer_that_is_away_is_a_fault_that_passes_and_is_not_asked_fo
         asked.append(place)
         raise URLError("away")
 
-    monkeypatch.setattr("coditect.api.bearer.urlopen", away)
+    monkeypatch.setattr("coditect.api.bearer.OPENER.open", away)
     tokens = OidcTokens("http://127.0.0.1:9", "coditect", now=lambda: now[0])
     for _ in range(3):
         with pytest.raises(Retryable, match="cannot be fetched"):
@@ -410,11 +415,12 @@ async def test_an_issuer_without_an_address_of_its_keys_is_one_that_is_away(
         await OidcTokens(issuer, "coditect").caller_of("a.b.c")
 
 
-@pytest.mark.parametrize("document", [b"<html>", b"[]", b"\xff", b"[" * 200_000, b'{"jwks_uri": 5}'])
+@pytest.mark.parametrize("document", [b"<html>", b"[]", b"\xff", b"[" * 200_000, b'{"jwks_uri": 5}',
+                                      b'{"jwks_uri": "https://issuer.example/", "keys": 5}'])  # fmt: skip
 async def test_an_issuer_whose_answer_is_no_document_is_one_that_is_away(
     document: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("coditect.api.bearer.urlopen", lambda place, timeout: BytesIO(document))
+    monkeypatch.setattr("coditect.api.bearer.OPENER.open", lambda place, timeout: BytesIO(document))
 
     with pytest.raises(Retryable, match="cannot be fetched"):
         await OidcTokens("https://issuer.example", "coditect").caller_of("a.b.c")
@@ -423,7 +429,7 @@ async def test_an_issuer_whose_answer_is_no_document_is_one_that_is_away(
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> Fetches:
     fetches = Fetches()
-    monkeypatch.setattr("coditect.api.bearer.urlopen", fetches.open)
+    monkeypatch.setattr("coditect.api.bearer.OPENER.open", fetches.open)
     return fetches
 
 
@@ -493,7 +499,7 @@ async def test_an_issuer_that_is_silent_holds_up_one_caller_and_one_thread(
         answer.wait(30)
         raise URLError("timed out")
 
-    monkeypatch.setattr("coditect.api.bearer.urlopen", silent)
+    monkeypatch.setattr("coditect.api.bearer.OPENER.open", silent)
     now[0] += 301
     strangers = [asyncio.ensure_future(tokens.caller_of(sign(f"unknown {number}"))) for number in range(50)]
     await eventually(lambda: asked)
@@ -530,6 +536,39 @@ async def test_an_issuer_that_answers_without_end_keeps_no_thread(monkeypatch: p
             await eventually(ended.is_set)
         finally:
             server.shutdown()
+
+
+@pytest.mark.parametrize("keys_at", ["file://{path}", "http://127.1:{port}/keys"])
+@pytest.mark.parametrize("redirected", [False, True])
+async def test_keys_are_fetched_by_tls_alone(
+    issuer: str,
+    private_key: ec.EllipticCurvePrivateKey,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    keys_at: str,
+    redirected: bool,
+) -> None:
+    (tmp_path / "keys").write_text(json.dumps(_Issuer.jwks))
+    place = keys_at.format(path=tmp_path / "keys", port=urlsplit(issuer).port)
+    monkeypatch.setattr(_Issuer, "keys_at", "/moved" if redirected else place)
+    monkeypatch.setattr(_Issuer, "redirects", {"/moved": place})
+
+    with pytest.raises(Retryable, match="cannot be fetched"):
+        await OidcTokens(issuer, "coditect").caller_of(signer(issuer, private_key)("one"))
+
+
+@pytest.mark.parametrize(
+    ("url", "named_by", "safe"),
+    [
+        ("https://keys.example/", "https://issuer.example", True),
+        ("http://127.0.0.1/keys", "http://localhost", True),
+        ("http://127.0.0.1/keys", "https://issuer.example", False),
+        ("http://issuer.example/keys", "https://issuer.example", False),
+        ("file:///keys", "http://localhost", False),
+    ],
+)
+def test_a_url_that_a_document_names_is_reached_as_safely_as_the_document(url: str, named_by: str, safe: bool) -> None:
+    assert _is_reached_safely(url, named_by) is safe
 
 
 def test_an_issuer_is_reached_by_tls() -> None:
