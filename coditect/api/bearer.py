@@ -14,6 +14,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from http import HTTPStatus
 from http.client import HTTPException, HTTPMessage
 from typing import IO, Any, Protocol
@@ -151,8 +152,14 @@ class OidcTokens:
         place = self._issuer.rstrip("/") + DISCOVERY
         keys_at = str(_document(place)["jwks_uri"])
         _check_next(keys_at, place)
-        published = jwt.PyJWKSet.from_dict(_document(keys_at))
-        return {key.key_id: key for key in published.keys if key.key_id and key.public_key_use in ("sig", None)}
+        rows = _document(keys_at)["keys"]
+        if not isinstance(rows, list) or not rows:
+            raise ValueError("the issuer publishes no keys")
+        keys: dict[str, jwt.PyJWK] = {}
+        for row in filter(_verifies, rows):
+            with suppress(jwt.PyJWTError):
+                keys[row["kid"]] = jwt.PyJWK(row)
+        return keys
 
     def _claims(self, token: str, key: jwt.PyJWK) -> dict[str, Any]:
         return jwt.decode(
@@ -172,6 +179,16 @@ def _kid(token: str) -> str:
         return str(jwt.get_unverified_header(token).get("kid") or "")
     except jwt.PyJWTError:
         return ""
+
+
+def _verifies(row: object) -> bool:
+    """Tell whether a published key has an id and is for signatures; PyJWT stumbles over fields of other types."""
+    if not isinstance(row, dict) or not row.get("kid"):
+        return False
+    texts = all(isinstance(row.get(name), str | None) for name in ("kid", "kty", "alg", "crv"))
+    purposes = row.get("key_ops")
+    for_signatures = purposes is None or (isinstance(purposes, list) and "verify" in purposes)
+    return texts and for_signatures and row.get("use") in ("sig", None)
 
 
 def _is_reached_safely(url: str, named_by: str) -> bool:

@@ -571,6 +571,27 @@ def test_a_url_that_a_document_names_is_reached_as_safely_as_the_document(url: s
     assert _is_reached_safely(url, named_by) is safe
 
 
+@pytest.mark.parametrize("odd", [{"kid": ["x"]}, {"kid": {"x": 1}}, {"alg": ["ES256"]}, {"crv": {}}, {"kty": []}])
+async def test_a_published_key_of_another_form_hides_no_other(
+    issuer: str, private_key: ec.EllipticCurvePrivateKey, odd: dict[str, Any]
+) -> None:
+    (good,) = _Issuer.jwks["keys"]
+    _Issuer.jwks = {"keys": [good | odd, "x", good]}
+
+    caller = await OidcTokens(issuer, "coditect").caller_of(signer(issuer, private_key)("one"))
+
+    assert caller == Caller("ada", Role.VIEWER)
+
+
+@pytest.mark.parametrize("purpose", [{"use": "enc"}, {"use": ["sig"]}, {"key_ops": ["sign"]}, {"key_ops": 5}])
+async def test_a_key_for_another_purpose_verifies_nothing(
+    issuer: str, private_key: ec.EllipticCurvePrivateKey, purpose: dict[str, Any]
+) -> None:
+    _Issuer.jwks = {"keys": [_Issuer.jwks["keys"][0] | purpose]}
+
+    assert await OidcTokens(issuer, "coditect").caller_of(signer(issuer, private_key)("one")) is None
+
+
 def test_an_issuer_is_reached_by_tls() -> None:
     with pytest.raises(SetupError, match="https"):
         OidcTokens("http://issuer.example", "coditect")
