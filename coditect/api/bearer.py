@@ -24,7 +24,7 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 import jwt
 from starlette.requests import HTTPConnection
 
-from coditect.api.access import Caller, Role
+from coditect.api.access import LOCAL, Caller, Role
 from coditect.api.problems import RequestRefused
 from coditect.errors import Retryable, SetupError
 
@@ -118,7 +118,9 @@ class OidcTokens:
         except (jwt.PyJWTError, ValueError):
             return None
         role = None if claims is None else _role(claims, self._roles_claim)
-        return None if claims is None or role is None else Caller(str(claims["sub"]), role)
+        if claims is None or role is None or claims["sub"] in ("", LOCAL.name):  # `local` has keys and tasks of its own
+            return None
+        return Caller(str(claims["sub"]), role)
 
     async def _key(self, kid: str) -> jwt.PyJWK | None:
         """Return the issuer's key of an id, fetching the keys if need be; None if the issuer has no such key."""

@@ -375,6 +375,8 @@ async def test_a_token_of_the_issuer_has_the_role_that_it_names(
         {"aud": "another"},
         {"iss": "https://other"},
         {"realm": {"roles": []}},
+        {"sub": ""},
+        {"sub": "local"},
     )
     for wrong in changes:
         assert await tokens.caller_of(signed(**wrong)) is None
