@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -24,7 +23,7 @@ from starlette.requests import HTTPConnection
 
 from coditect.errors import InputError, NotFound, SetupError
 from coditect.model import arguments
-from coditect.settings.settings import is_own
+from coditect.settings.settings import is_own, write_own
 
 
 class Role(StrEnum):
@@ -172,10 +171,7 @@ class KeyFile:
 
     def _write(self, keys: list[ApiKey]) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        draft = self._path.with_name(f".{self._path.name}.{os.getpid()}")
-        draft.touch(mode=0o600)
-        draft.write_text("".join(json.dumps(asdict(one)) + "\n" for one in keys), encoding="utf-8")
-        draft.replace(self._path)
+        write_own(self._path, "".join(json.dumps(asdict(one)) + "\n" for one in keys))
 
 
 class AdminKey:

@@ -28,7 +28,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from coditect.agent.process import ProcessId, is_running
 from coditect.local.errors import AlreadyUp, StartFailed
-from coditect.settings.settings import read_env_file, read_own
+from coditect.settings.settings import read_env_file, read_own, write_own
 
 
 class Phase(StrEnum):
@@ -148,10 +148,7 @@ def open_private(file: str, flags: int) -> int:
 def write_atomically(file: Path, text: str) -> None:
     """Replace `file` by `text`, readable by its owner only; a reader sees the old text or the new, never a part."""
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    draft = file.with_name(f".{file.name}.{os.getpid()}")
-    draft.touch(mode=0o600)
-    draft.write_text(text)
-    draft.replace(file)
+    write_own(file, text)
 
 
 def write_state(folder: UpFolder, state: UpState) -> None:

@@ -13,6 +13,7 @@ import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import mkstemp
 from typing import ClassVar
 
 from coditect.errors import InputError, SetupError
@@ -431,7 +432,7 @@ def read_variables(environment: Mapping[str, str] | None = None, *, folder: Path
     return {**read_env_file(find_env_file(folder or Path.cwd())), **own}
 
 
-# Files that a program believes only if the user owns them and alone can write them
+# Files that a program believes only if the user owns them and alone can write them, and how it writes such files
 
 _WRITTEN_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
@@ -471,6 +472,21 @@ def read_own(path: Path) -> str | None:
             return file.read()
     except (OSError, UnicodeDecodeError):
         return None
+
+
+def write_own(path: Path, text: str) -> None:
+    """Replace a file by `text`, readable by its owner only; a reader sees the old text or the new, never a part.
+
+    The text is written to a new file of a random name first, so that no link or file that is there already gets it.
+    """
+    number, draft = mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(number, "w", encoding="utf-8") as file:
+            file.write(text)
+        Path(draft).replace(path)
+    except BaseException:
+        Path(draft).unlink()
+        raise
 
 
 def _opened(path: Path) -> int:

@@ -9,8 +9,8 @@ import pytest
 
 from coditect.agent.process import ProcessId
 from coditect.cli.local.up import up_folder
-from coditect.local.state import Phase, UpFolder, UpState, read_state, write_env, write_state
-from coditect.settings.settings import Settings, find_env_file, read_own, read_settings
+from coditect.local.state import Phase, UpFolder, UpState, read_state, write_atomically, write_env, write_state
+from coditect.settings.settings import Settings, find_env_file, read_own, read_settings, write_own
 
 URL = "amqp://somebody:secret@192.0.2.1/"
 
@@ -93,3 +93,30 @@ def test_file_in_a_folder_that_others_can_write_is_not_believed(brought_up: UpFo
     brought_up.path.chmod(0o777)
 
     assert read_settings({}, folder=below) == Settings()
+
+
+@pytest.mark.parametrize("planted", ["link", "file"])
+def test_file_is_not_written_through_what_was_there_before(planted: str, tmp_path: Path) -> None:
+    victim, file = tmp_path / "victim", tmp_path / "folder" / "env"
+    victim.write_text("precious")
+    file.parent.mkdir()
+    for place in (file, file.with_name(f".env.{os.getpid()}")):
+        if planted == "link":
+            place.symlink_to(victim)
+        else:
+            place.touch()
+            place.chmod(0o666)
+
+    write_atomically(file, "text")
+
+    assert (victim.read_text(), file.read_text()) == ("precious", "text")
+    assert (file.is_symlink(), file.stat().st_mode & 0o777) == (False, 0o600)
+
+
+def test_file_that_cannot_be_replaced_leaves_no_draft(tmp_path: Path) -> None:
+    (tmp_path / "env").mkdir()
+
+    with pytest.raises(OSError, match="directory"):
+        write_own(tmp_path / "env", "text")
+
+    assert [place.name for place in tmp_path.iterdir()] == ["env"]

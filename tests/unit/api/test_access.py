@@ -155,6 +155,17 @@ def test_the_file_has_no_key_and_belongs_to_its_user(file: KeyFile, tmp_path: Pa
         file.create("ada", Role.VIEWER, made_at=MADE)
 
 
+def test_a_link_in_place_of_a_draft_is_not_followed(file: KeyFile, tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    (tmp_path / f".keys.{os.getpid()}").symlink_to(victim)
+
+    file.create("bob", Role.ADMIN, made_at=MADE)
+
+    assert victim.read_text() == "precious"
+    assert not (tmp_path / "keys").is_symlink()
+
+
 async def test_a_revoked_key_is_refused_at_once(file: KeyFile) -> None:
     key, other = (file.create(name, Role.VIEWER, made_at=MADE) for name in ("ada", "bob"))
 
