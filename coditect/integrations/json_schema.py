@@ -1,7 +1,8 @@
 """Checks of values by JSON Schemas that are not trusted: of a task's input, a model's arguments, a tool's answer.
 
 The time of a check is bounded whatever the schema says: its patterns are matched without backtracking, one that needs
-it is left out, and the steps that a check may take grow with the value's size alone.
+it is left out, and the steps that a check may take grow with the value's size alone. Errors that `anyOf` or `not` drops
+have messages, too: these show only the beginning of a list or an object.
 """
 
 from __future__ import annotations
@@ -36,12 +37,11 @@ STEPS_PER_SCHEMA_BYTE = 100
 CHARACTERS_PER_STEP = 10
 """How many characters of a list or an object that is compared cost as much as one inner schema."""
 SEARCHES_PER_STEP = 100
-"""How many comparisons in a list cost as much as one inner schema."""
-_LONGEST_PROBLEM = 300
+"""How many comparisons in a list, or entries and characters of a keyword and its value, cost as much as one."""
+_LONGEST_PROBLEM, _LONGEST_VALUE = 300, 200
+"""The most characters of a problem, and about those of a list or an object in it."""
 _sorted = json.JSONEncoder(sort_keys=True).encode
 _UNBOUNDED = ("patternProperties", "unevaluatedProperties")
-_UNEVALUATED = ("unevaluatedItems", "unevaluatedProperties")
-"""Keywords that search a list for each item of a value."""
 
 
 class SchemaCheck:
@@ -57,7 +57,7 @@ class SchemaCheck:
         if all(repr(keyword) in str(schema) for keyword in _UNBOUNDED):
             fix = "use additionalProperties beside patternProperties"
             raise SetupError("A schema with patternProperties has no unevaluatedProperties here", fix=fix)
-        self._validator: Any = bounded(dict(schema), registry=Registry())
+        self._validator = _knowing_anchors(bounded(_shown(schema), registry=Registry()))
 
     def check(self, value: Any) -> None:
         """Raise an error unless a value fits the schema; patterns that need backtracking are not checked.
@@ -66,8 +66,8 @@ class SchemaCheck:
             InvalidTask: when the value does not fit; the error has the first five problems with their places.
         """
         steps = _Steps(LEAST_STEPS + STEPS_PER_BYTE * len(dumps(value)))
-        errors = attrs.evolve(self._validator, format_checker=steps).iter_errors(value)
         try:
+            errors = attrs.evolve(self._validator, format_checker=steps).iter_errors(_shown(value))
             problems = [
                 f"{error.json_path}: {error.message}"[:_LONGEST_PROBLEM] for error in islice(errors, MAX_PROBLEMS)
             ]
@@ -88,12 +88,64 @@ def check_schema(schema: Mapping[str, Any]) -> Any:
     steps = _Steps(LEAST_STEPS + STEPS_PER_SCHEMA_BYTE * len(dumps(schema)))
     steps.checks("regex", raises=(re.error, RecursionError))(_is_pattern)
     try:
-        wrong = next(bounded(kind.META_SCHEMA, format_checker=steps).iter_errors(dict(schema)), None)
+        wrong = next(bounded(kind.META_SCHEMA, format_checker=steps).iter_errors(_shown(schema)), None)
     except (RecursionError, InputError) as error:
         raise SetupError("This JSON Schema is too complex", reason=str(error)[:_LONGEST_PROBLEM]) from error
     if wrong is not None:
         raise SetupError("This is no JSON Schema", reason=wrong.message[:_LONGEST_PROBLEM])
     return bounded
+
+
+def _knowing_anchors(validator: Any) -> Any:
+    """Return a validator that knows all anchors of its schema: another one searches for them at each reference."""
+    resolver = validator._resolver
+    try:
+        crawled = attrs.evolve(resolver, registry=resolver._registry.crawl())
+    except Exception as error:  # the boundary: parts of another draft may have any form
+        reason = str(error)[:_LONGEST_PROBLEM]
+        raise SetupError("A part of this JSON Schema cannot be read", reason=reason) from error
+    return attrs.evolve(validator, _resolver=crawled)
+
+
+class _List(list[Any]):
+    """A list that is short in messages."""
+
+    def __repr__(self) -> str:
+        return _brief(self)
+
+
+class _Object(dict[str, Any]):
+    """An object that is short in messages."""
+
+    def __repr__(self) -> str:
+        return _brief(self)
+
+
+def _shown(value: Any) -> Any:
+    """Return a copy of a value whose lists and objects are short in messages."""
+    match value:
+        case Mapping():
+            return _Object({name: _shown(inner) for name, inner in value.items()})
+        case list():
+            return _List([_shown(inner) for inner in value])
+        case _:
+            return value
+
+
+def _brief(value: Any, most: int = _LONGEST_VALUE) -> str:
+    """Return the beginning of a value's text, about `most` characters, in time that does not grow with the value."""
+    if not isinstance(value, list | dict):
+        return repr(value[: max(most, 1)] if isinstance(value, str) else value)
+    left, parts = most, list[str]()
+    for key, inner in value.items() if isinstance(value, dict) else (("", inner) for inner in value):
+        if left <= 0:
+            parts.append("...")
+            break
+        name = f"{_brief(key, left)}: " if isinstance(value, dict) else ""
+        parts.append(name + _brief(inner, left - len(name) - 2))
+        left -= len(parts[-1]) + 2
+    text = ", ".join(parts)
+    return f"{{{text}}}" if isinstance(value, dict) else f"[{text}]"
 
 
 class _Steps(FormatChecker):
@@ -121,27 +173,37 @@ class _Steps(FormatChecker):
     def take(self, steps: int = 1) -> None:
         self._left -= steps
         if self._left < 0:
-            raise InputError("The schema takes too many steps for the value", fix="fewer $ref to schemas with $ref")
+            raise InputError(
+                "The schema takes too many steps for the value",
+                fix="a smaller schema, or fewer $ref to schemas with $ref",
+            )
 
 
 @lru_cache(maxsize=20)
 def _bounded(kind: Any) -> Any:
     """Return the validator class of a JSON Schema draft, changed so that its checks take bounded time."""
-    keywords = {
+    keywords = kind.VALIDATORS | {
         "pattern": _pattern,
         "patternProperties": _named,
         "additionalProperties": partial(_others, kind.VALIDATORS["additionalProperties"]),
         "uniqueItems": _unique,
         "enum": _enum,
-        **{
-            keyword: partial(_searching, kind.VALIDATORS[keyword])
-            for keyword in _UNEVALUATED
-            if keyword in kind.VALIDATORS
-        },
     }
-    bounded = cast("Any", extend)(kind, keywords)
-    bounded.evolve = _evolve
+    if "const" in keywords:
+        keywords["const"] = _const
+    paid = {keyword: _paid(keyword, check) for keyword, check in keywords.items()}
+    bounded = cast("Any", extend)(kind, paid)
+    bounded.evolve, bounded.descend = _evolve, _descend(bounded.descend)
     return bounded
+
+
+def _descend(inner: Callable[..., Any]) -> Callable[..., Any]:
+    def descend(validator: Any, instance: Any, schema: Any, **places: Any) -> Any:
+        if isinstance(schema, bool):  # no validator is made of it, which would be counted
+            validator.format_checker.take()
+        return inner(validator, instance, schema, **places)
+
+    return descend
 
 
 def _evolve(validator: Any, **changes: Any) -> Any:
@@ -176,11 +238,39 @@ def _enum(validator: Any, enum: list[Any], value: Any, schema: Any) -> Iterator[
         yield ValidationError(f"{value!r} is not one of {enum!r}")
 
 
-def _searching(check: Any, validator: Any, inner: Any, value: Any, schema: Any) -> Iterator[ValidationError]:
-    """Check a keyword after paying for its searches, whose number is the square of the value's items."""
-    if isinstance(value, list | dict):
-        validator.format_checker.take(len(value) ** 2 // SEARCHES_PER_STEP)
-    yield from check(validator, inner, value, schema)
+def _const(validator: Any, const: Any, value: Any, schema: Any) -> Iterator[ValidationError]:
+    comparable = validator.format_checker.comparable
+    if comparable(value) != comparable(const):
+        yield ValidationError(f"{const!r} was expected")
+
+
+def _paid(keyword: str, check: Any) -> Callable[..., Iterator[ValidationError]]:
+    """Return a keyword's check that pays for all that it may go through beside inner schemas, and for each error."""
+
+    def paid(validator: Any, inner: Any, value: Any, schema: Any) -> Iterator[ValidationError]:
+        steps = validator.format_checker
+        steps.take(_cost(keyword, inner, value))
+        for error in check(validator, inner, value, schema) or ():
+            steps.take()
+            yield error
+
+    return paid
+
+
+def _cost(keyword: str, inner: Any, value: Any) -> int:
+    searches = sum(len(each) for each in (inner, value) if isinstance(each, str | list | dict))
+    match keyword:
+        case "contains" if isinstance(value, list):
+            return len(value)  # its one validator is applied to each item
+        case "uniqueItems" | "additionalProperties" | "additionalItems":
+            searches *= 10  # each entry is sorted or shown
+        case "unevaluatedItems" | "unevaluatedProperties" if isinstance(value, list | dict):
+            searches += len(value) ** 2  # a list is searched for each item
+        case "$ref":
+            searches += inner.count("/") ** 2  # the way to each part is followed from the beginning
+        case "dependencies" | "dependentRequired" if isinstance(value, dict):
+            searches += sum(len(names) for names in inner.values() if isinstance(names, list))
+    return searches // SEARCHES_PER_STEP
 
 
 def _matches(pattern: str) -> Callable[[str], bool] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import pytest
@@ -11,6 +11,7 @@ import pytest
 from coditect.errors import InputError, InvalidTask, SetupError
 from coditect.integrations.json_schema import LEAST_STEPS, SchemaCheck
 from coditect.integrations.pattern import matcher
+from coditect.wire.json import MAX_JSON_LEVELS
 
 EVIL, LONG = "^(a+)+$", "a" * 26 + "!"
 LATEST = "https://json-schema.org/draft/2020-12/schema"
@@ -118,6 +119,60 @@ def test_keyword_that_compares_items_takes_one_pass(schema: dict[str, Any], valu
 def test_keyword_that_searches_for_each_item_is_given_up(schema: dict[str, Any], value: Any) -> None:
     with pytest.raises(InvalidTask, match="cannot be applied"):
         SchemaCheck(schema).check(value)
+
+
+@pytest.mark.parametrize(
+    ("schema", "value"),
+    [
+        ({"$defs": {str(n): {"$anchor": f"a{n}"} for n in range(1_000)}, "items": {"$ref": "#a999"}}, [1] * 4_000),
+        ({"items": {"not": {"enum": [*range(40_000)]}}}, [[]] * 2_000),
+        ({"anyOf": [{"type": "string"}] * 3_000}, [1] * 50_000),
+    ],
+    ids=["anchors", "errors that are dropped", "errors of parts"],
+)
+def test_references_and_messages_take_no_time_that_grows_with_the_schema(schema: dict[str, Any], value: Any) -> None:
+    check, started = SchemaCheck(schema), time.process_time()
+    with suppress(InvalidTask):
+        check.check(value)
+
+    assert time.process_time() - started < 6
+
+
+@pytest.mark.parametrize(
+    ("schema", "value"),
+    [
+        ({"allOf": [{"not": {"contains": {"const": 1}}}] * 500}, [0] * 2_000),
+        ({"allOf": [{"uniqueItems": True}] * 1_000}, [*range(1_000)]),
+        ({"allOf": [{"not": {"const": [*range(500)]}}] * 100}, [*range(499)]),
+        ({"items": {"anyOf": [*[False] * 2_000, True]}}, [1] * 500),
+        ({"items": {"anyOf": [{"required": [*map(str, range(2_000))]}, True]}}, [{}] * 500),
+        ({"items": {"anyOf": [{"dependentRequired": {"a": [*map(str, range(2_000))]}}, True]}}, [{"a": 1}] * 500),
+    ],
+    ids=["contains", "unique", "const", "false", "required", "dependent"],
+)
+def test_keyword_pays_for_all_that_it_goes_through(schema: dict[str, Any], value: Any) -> None:
+    with pytest.raises(InvalidTask, match="too many steps"):
+        SchemaCheck(schema).check(value)
+
+
+def test_problem_of_a_long_value_names_the_problem() -> None:
+    with pytest.raises(InvalidTask, match=r"\[0, 1, .*, \.\.\.\] is not of type 'string'"):
+        SchemaCheck({"type": "string"}).check([*range(10_000)])
+
+
+def test_value_may_be_as_deep_as_json_may_be() -> None:
+    nested: Any = 1
+    for _ in range(MAX_JSON_LEVELS):
+        nested = [nested]
+
+    SchemaCheck({"type": "array"}).check(nested)
+    with pytest.raises(InvalidTask, match="is not of type"):
+        SchemaCheck({"type": "string"}).check(nested)
+
+
+def test_part_without_a_usable_id_is_refused() -> None:
+    with pytest.raises(SetupError, match="part of this JSON Schema"):
+        SchemaCheck({"properties": {"x": {"$schema": "http://json-schema.org/draft-04/schema#", "id": 5}}})
 
 
 @pytest.mark.parametrize(
