@@ -34,6 +34,8 @@ STEPS_PER_BYTE = 10
 """How many inner schemas may be applied for each byte of a value, beside the least steps; common schemas need one."""
 STEPS_PER_SCHEMA_BYTE = 100
 """The same for each byte of a schema that is itself checked, by a schema of many parts."""
+MOST_SCHEMA_STEPS = 100_000
+"""How many steps the check of a schema may take at most, however long it is: about a second."""
 CHARACTERS_PER_STEP = 10
 """How many characters of a list or an object that is compared cost as much as one inner schema."""
 SEARCHES_PER_STEP = 100
@@ -85,7 +87,7 @@ def check_schema(schema: Mapping[str, Any]) -> Any:
     """
     kind: Any = validator_for(schema, default=Draft202012Validator)
     bounded = _bounded(kind)
-    steps = _Steps(LEAST_STEPS + STEPS_PER_SCHEMA_BYTE * len(dumps(schema)))
+    steps = _Steps(min(LEAST_STEPS + STEPS_PER_SCHEMA_BYTE * len(dumps(schema)), MOST_SCHEMA_STEPS))
     steps.checks("regex", raises=(re.error, RecursionError))(_is_pattern)
     try:
         wrong = next(bounded(kind.META_SCHEMA, format_checker=steps).iter_errors(_shown(schema)), None)

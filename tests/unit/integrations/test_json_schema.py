@@ -193,6 +193,11 @@ def test_check_of_a_schema_itself_is_bounded() -> None:
     assert time.process_time() - started < 10
 
 
+def test_schema_whose_own_check_takes_long_is_refused() -> None:
+    with pytest.raises(SetupError, match="too complex"):
+        SchemaCheck({"properties": {"x": {"anyOf": [True] * 20_000}}})
+
+
 def test_comparison_of_nested_items_is_given_up() -> None:
     nested: Any = [*range(1_000)]
     for _ in range(150):
