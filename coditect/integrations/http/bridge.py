@@ -18,9 +18,11 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import KW_ONLY, dataclass, field, replace
+from functools import partial
 
 from coditect.agent.declaration import Agent
 from coditect.aio.supervisor import Supervisor, happened
+from coditect.aio.threads import in_thread
 from coditect.broker.port import Broker
 from coditect.errors import CoditectError, Conflict, InputError, InvalidTask, NotFound, Overloaded, RegistryUnavailable
 from coditect.integrations.http.addresses import AgentRefused, AllowedHosts, AnswerBroken
@@ -243,7 +245,8 @@ class HttpBridge:
         agent_id = served.registration.agent_id
         served.trouble = ""
         try:
-            await self.serve(http_agent(served.registration, served.link), served.registration, served.stop)
+            agent = await in_thread(partial(http_agent, served.registration, served.link))
+            await self.serve(agent, served.registration, served.stop)
             if not served.ended_here:
                 await self.registrations.deregister(agent_id)
                 self._served.pop(agent_id, None)
@@ -342,7 +345,7 @@ class HttpAgents:
             Overloaded: when too many agents are registered; retryable.
             RegistryUnavailable: when the registry does not answer; retryable.
         """
-        found = wanted.checked(self.hosts, now_ms=time.time_ns() // 1_000_000)
+        found = await in_thread(partial(wanted.checked, self.hosts, now_ms=time.time_ns() // 1_000_000))
         await self._check_room(found.agent_id)
         served = await self.fleet.get(found.agent_id)
         if served is not None and BASE_URL not in served.registration.metadata:

@@ -12,6 +12,7 @@ import re
 import shlex
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from typing import Any
 
 from mcp import Client
@@ -36,6 +37,7 @@ from coditect.agent.context import Context
 from coditect.agent.declaration import Agent
 from coditect.agent.program import run_serving, serve
 from coditect.aio.supervisor import Backoff, cancellations
+from coditect.aio.threads import in_thread
 from coditect.errors import CoditectError, InputError, InvalidTask, Retryable, SetupError
 from coditect.integrations.described import declaring
 from coditect.integrations.json_schema import SchemaCheck
@@ -328,7 +330,7 @@ async def mcp_agent(
     server = ToolServer(target, env=env)
     async with server.open():
         tools = await server.tools()
-    return agent_of(name, server, tools, prefix=prefix or name, slots=slots, timeout=timeout)
+    return await in_thread(partial(agent_of, name, server, tools, prefix=prefix or name, slots=slots, timeout=timeout))
 
 
 def run_tools(name: str, target: str, settings: Settings) -> int:
@@ -349,7 +351,8 @@ async def _serve_tools(name: str, server: ToolServer, settings: Settings) -> Non
         while not ended:
             renew = asyncio.Event()
             server.on_change = renew.set
-            ended = await serve(agent_of(name, server, server.known, prefix=name), settings, renew=renew)
+            agent = await in_thread(partial(agent_of, name, server, server.known, prefix=name))
+            ended = await serve(agent, settings, renew=renew)
 
 
 def agent_of(
@@ -396,7 +399,7 @@ def _handler(server: ToolServer, tool: Tool, limit_seconds: float) -> Callable[.
         result = await server.call(tool.name, arguments, progress, limit_seconds=limit_seconds)
         answer = value_of(result)
         if check is not None:
-            _compare(result, check)
+            await in_thread(partial(_compare, result, check))  # a large answer takes seconds
         return answer
 
     return declaring(call, tool.input_schema, check and tool.output_schema)

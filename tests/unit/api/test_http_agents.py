@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -18,6 +19,7 @@ from coditect.api.application import create_app
 from coditect.api.program import callback_address
 from coditect.errors import SetupError, TaskFailed, TaskRejected
 from coditect.integrations.http.bridge import HttpAgents
+from coditect.integrations.json_schema import SchemaCheck
 from coditect.model.ids import AgentId
 from coditect.registry.memory import MemoryRegistry
 from coditect.settings.settings import ApiSettings, HttpAgentSettings
@@ -25,7 +27,7 @@ from tests.api import ADDRESS, services_of
 from tests.support import eventually
 from tests.unit.agent.scene import open_scene
 from tests.unit.integrations.http.contract_agent import AGENT_ID, contract_agent
-from tests.unit.integrations.http.stage import HOSTS, Given, Stage, StubAgent, open_bridge, stub_agent
+from tests.unit.integrations.http.stage import HOSTS, Given, Stage, StubAgent, open_bridge, stub_agent, success
 
 
 class KeyAccess:
@@ -56,6 +58,24 @@ async def open_api(*, access: Access | None = None) -> AsyncIterator[tuple[Async
 
 def registration(agent: StubAgent, **more: Any) -> dict[str, Any]:
     return {"name": "words", "base_url": agent.url, "capabilities": ["words.count"]} | more
+
+
+async def test_the_check_of_a_schema_does_not_block_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    prepare, threads = SchemaCheck.__init__, list[threading.Thread]()
+
+    def noted(check: SchemaCheck, schema: dict[str, Any]) -> None:
+        threads.append(threading.current_thread())
+        prepare(check, schema)
+
+    monkeypatch.setattr(SchemaCheck, "__init__", noted)
+    with stub_agent(lambda event: success(event, 1)) as agent:
+        async with open_api() as (http, stage):
+            capability = {"name": "words.count", "input_schema": {"type": "object"}}
+            registered = await http.post("/register", json=registration(agent, capabilities=[capability]))
+            await stage.served(registered.json()["agent_id"])
+
+    assert len(threads) > 1
+    assert threading.current_thread() not in threads
 
 
 async def test_an_agent_registers_beats_is_found_and_answers_later() -> None:

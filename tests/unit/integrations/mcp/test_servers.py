@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from coditect.errors import SetupError
+from coditect.integrations.json_schema import SchemaCheck
 from coditect.integrations.mcp.declaration import ToolFailed, ToolServer, ToolServerLost, agent_of, mcp_agent, value_of
 
 SERVER = Path(__file__).with_name("tool_server.py")
@@ -73,6 +75,22 @@ async def test_answers_are_checked_by_schemas_that_can_be_checked_at_once(tmp_pa
 
         assert "(?!a)" in str(not_a.spec.output_schema)
         assert await not_a.handler({"text": "aa"}, None) == {"result": "aa"}
+
+
+async def test_the_check_of_an_answer_does_not_block_the_event_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = list[threading.Thread]()
+    monkeypatch.setattr(SchemaCheck, "check", lambda *_: threads.append(threading.current_thread()))
+    server = ToolServer(command(tmp_path))
+    async with server.open():
+        (count,) = agent_of(
+            "letters", server, [tool for tool in await server.tools() if tool.name == "count"], prefix="letters"
+        ).capabilities
+        await count.handler({"text": "hello"}, None)
+
+    assert len(threads) == 1
+    assert threading.current_thread() not in threads
 
 
 async def test_a_server_that_is_killed_loses_one_call_and_is_opened_again(tmp_path: Path) -> None:
