@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from functools import partial
+from hashlib import sha256
 from typing import Any
 
 from mcp.server import Server, ServerRequestContext
@@ -55,6 +58,10 @@ from coditect.operations.fleet import find_agents
 from coditect.wire.json import dumps
 
 RESULT_FIELD = "result"
+SUBMIT, LOOK, CANCEL = "coditect_submit", "coditect_task", "coditect_cancel"
+_BUILT_IN = frozenset({SUBMIT, LOOK, CANCEL})
+_HASHED = re.compile(r"_[0-9a-f]{8}$")
+"""The suffix of a tool's name; a capability's own name that ends like this has one, too, so that no two are alike."""
 TASK_SCHEMA: dict[str, Any] = {
     "type": "object",
     "properties": {
@@ -98,17 +105,23 @@ class CapabilityTool:
 def capability_tools(specs: Iterable[CapabilitySpec]) -> dict[str, CapabilityTool]:
     """Return the tools of capabilities by name: `code_review` for `code.review`, since many clients allow no dots.
 
-    Where two capabilities would have one name, the later one of their sorted names keeps its dots. Capabilities that
-    take or return bytes are left out: MCP's arguments are JSON.
+    If several capabilities would have the same name, or one that of a built-in tool, each gets a suffix, a hash of its
+    own name: the name of a tool never passes to a capability that appears beside it. Capabilities that take or return
+    bytes are left out: MCP's arguments are JSON.
     """
+    offered = [spec for spec in specs if not (is_binary(spec.input_schema) or is_binary(spec.output_schema))]
+    uses = Counter(map(_short, offered))
     tools: dict[str, CapabilityTool] = {}
-    for spec in sorted(specs, key=lambda spec: spec.name):
-        if is_binary(spec.input_schema) or is_binary(spec.output_schema):
-            continue
-        short = spec.name.replace(".", "_")
-        name = spec.name if short in tools else short
+    for spec in sorted(offered, key=lambda spec: spec.name):
+        name = _short(spec)
+        if uses[name] > 1 or name in _BUILT_IN or _HASHED.search(name):
+            name = f"{name}_{sha256(spec.name.encode()).hexdigest()[:8]}"
         tools[name] = CapabilityTool(name, spec)
     return tools
+
+
+def _short(spec: CapabilitySpec) -> str:
+    return spec.name.replace(".", "_")
 
 
 def answer(structured: Mapping[str, Any], *, text: str | None = None) -> CallToolResult:
@@ -206,7 +219,6 @@ class FleetResources:
         return asdict(WholeLetter.of(letter))
 
 
-SUBMIT, LOOK, CANCEL = "coditect_submit", "coditect_task", "coditect_cancel"
 LOCAL = "local"
 """The caller over stdin and stdout, whom the API does not know."""
 MOST_WAIT_SECONDS = 30.0
@@ -225,7 +237,7 @@ _DURABLE_TOOLS = (
         input_schema={
             "type": "object",
             "properties": {
-                "capability": {"type": "string", "description": "The capability, or the name of its tool."},
+                "capability": {"type": "string", "description": "The tool's name, or the capability with its dots."},
                 "arguments": {"type": "object", "description": "The arguments that its tool takes."},
                 "key": {
                     "type": "string",
@@ -310,7 +322,9 @@ class FleetTools:
 
     async def _tool(self, name: str) -> CapabilityTool:
         offered = await self._offered()
-        found = offered.get(name) or next((tool for tool in offered.values() if tool.spec.name == name), None)
+        found = offered.get(name)
+        if found is None and "." in name:  # a name without dots could mean another tool later
+            found = next((tool for tool in offered.values() if tool.spec.name == name), None)
         if found is None:
             near = ", ".join(nearest_names(name, offered)) or "tools/list has all"
             raise MCPError(INVALID_PARAMS, f"No living agent offers the tool {name[:200]!r}; nearest: {near}")

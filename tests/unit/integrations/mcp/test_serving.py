@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import cycle, pairwise
@@ -17,7 +18,8 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import INVALID_PARAMS, TextResourceContents
 
 from coditect import Agent, Context, Workflow
-from coditect.integrations.mcp.serving import fleet_server, open_http
+from coditect.integrations.mcp.serving import capability_tools, fleet_server, open_http
+from coditect.model.capability import CapabilitySpec
 from coditect.testing import TestFleet
 from coditect.wire.json import loads
 from tests.api import services_of
@@ -92,6 +94,44 @@ async def test_tasks_and_workflows_beyond_the_patterns_are_neither_told_nor_canc
 
     assert [answer.is_error for answer in answers] == [True] * 4
     assert states == ["running"] * 2
+
+
+def tool_names(*capabilities: str) -> dict[str, str]:
+    tools = capability_tools(CapabilitySpec(name) for name in capabilities)
+    assert all(re.fullmatch(r"[a-z0-9_-]{1,128}", name) for name in tools)
+    return {tool.spec.name: name for name, tool in tools.items()}
+
+
+def test_each_capability_has_a_tool_whose_name_never_passes_to_one_that_appears_beside_it() -> None:
+    alike = ("a.b.c", "a.b_c", "a_b.c", "a_b_c")
+    names, longest = tool_names("text.count", *alike), tool_names(f"a.{'b' * 98}", f"a_{'b' * 98}")
+    lookalike = names["a.b.c"]
+
+    assert names["text.count"] == "text_count"
+    assert len({names[capability] for capability in alike}) == 4
+    assert len(longest) == len(set(longest.values())) == 2
+    assert tool_names(*alike[:2]).items() < names.items()
+    for capability in alike:
+        assert tool_names(capability) == {capability: "a_b_c"}
+        assert "a_b_c" not in names.values()
+    assert len(set(tool_names(*alike, lookalike).values())) == 5
+
+
+async def test_a_capability_never_takes_the_name_of_a_built_in_tool() -> None:
+    agent = Agent("other")
+
+    @agent.capability("coditect.submit")
+    async def submit(text: str) -> str:
+        return text
+
+    async with connected(agent) as client:
+        names = [tool.name for tool in (await client.list_tools()).tools]
+        (own,) = set(names) - {"coditect_submit", "coditect_task", "coditect_cancel"}
+        answered = await client.call_tool(own, {"input": "hello"})
+        by_capability = await client.call_tool("coditect.submit", {"input": "hello"})
+
+    assert len(names) == 4
+    assert answered.structured_content == by_capability.structured_content == {"result": "hello"}
 
 
 async def test_a_canceled_call_cancels_its_task() -> None:
