@@ -24,6 +24,7 @@ from mcp.server.stdio import stdio_server
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.shared.exceptions import MCPError
 from mcp_types import (
+    INTERNAL_ERROR,
     INVALID_PARAMS,
     CallToolRequestParams,
     CallToolResult,
@@ -179,7 +180,8 @@ class FleetResources:
         """Return the MCP resource at an address as JSON: a list, or one workflow or dead letter.
 
         Raises:
-            MCPError: when there is no such resource, or the fleet does not answer; the message says what to do.
+            MCPError: when there is no such resource (-32602), or the fleet does not answer (-32603); the message says
+                what to do.
         """
         uri = str(params.uri)
         kind, _, key = uri.removeprefix(SCHEME).partition("/")
@@ -191,7 +193,7 @@ class FleetResources:
             else:
                 raise MCPError(INVALID_PARAMS, f"There is no resource {uri[:200]}; try {WORKFLOWS_URI} or {DEAD}")
         except CoditectError as error:
-            raise MCPError(INVALID_PARAMS, str(error)) from error
+            raise MCPError(INVALID_PARAMS if isinstance(error, InputError) else INTERNAL_ERROR, str(error)) from error
         text = dumps(document).decode()
         return ReadResourceResult(contents=[TextResourceContents(uri=uri, mime_type=JSON, text=text)])
 

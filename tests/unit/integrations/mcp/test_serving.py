@@ -15,9 +15,10 @@ import pytest
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPError
-from mcp_types import INVALID_PARAMS, TextResourceContents
+from mcp_types import INTERNAL_ERROR, INVALID_PARAMS, TextResourceContents
 
 from coditect import Agent, Context, Workflow
+from coditect.errors import CoditectError, ControlPlaneRequired, NotFound
 from coditect.integrations.mcp.serving import capability_tools, fleet_server, open_http
 from coditect.model.capability import CapabilitySpec
 from coditect.testing import TestFleet
@@ -239,6 +240,24 @@ async def test_workflows_and_dead_letters_can_be_read() -> None:
     assert listed == {"coditect://workflows", "coditect://dead"}
     assert "there is no such pull request" in str(whole)
     assert shown["nodes"][0]["capability"] == "text.count"
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(ControlPlaneRequired("No dispatcher answers"), INTERNAL_ERROR), (NotFound("No such workflow"), INVALID_PARAMS)],
+)
+async def test_only_a_wrong_resource_is_a_wrong_parameter(
+    error: CoditectError, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fails(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("coditect.operations.workflows.show_workflow", fails)
+    async with connected(Workers().agent) as client:
+        with pytest.raises(MCPError, match=error.sentence) as refused:
+            await client.read_resource("coditect://workflows/x")
+
+    assert refused.value.code == code
 
 
 async def test_each_capability_of_json_is_a_tool_with_its_description_and_schemas() -> None:
