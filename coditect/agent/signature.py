@@ -30,13 +30,14 @@ from coditect.codec import BYTES, Codec, codec
 from coditect.errors import CoditectError, SetupError, TooLarge
 from coditect.model import arguments
 from coditect.model.arguments import shown
-from coditect.model.result import trace_of
+from coditect.model.result import original_error, trace_of
 from coditect.wire.json import loads
 
 CONTEXT_NAMES = frozenset({"ctx", "context", "_ctx", "_context", "_"})
 """Names by which a second parameter without an annotation is recognized as the Context."""
 _YIELDING = (AsyncIterator, AsyncGenerator, AsyncIterable, Iterator, Generator, Iterable)
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+_YIELDS_ONCE = "A provider that is a generator yields once"
 _TASK_AND_CONTEXT = "A handler takes the task's input and, if it wants, a Context"
 
 
@@ -370,21 +371,27 @@ def with_dependencies(
 
     @wraps(handler)
     async def on_loop(task: Any, ctx: Any) -> Any:
-        async with AsyncExitStack() as stack:
+        opened: list[AsyncGenerator[Any]] = []
+        try:
             shared = (ctx[0] if isinstance(ctx, list) else ctx).lifespan  # a batch has many contexts, of one process
-            values = await _opened(needs, shared, stack)
-            return await handler(task, **_named(context_name, ctx), **values)
+            values = await _opened(needs, shared, opened)
+            result = await handler(task, **_named(context_name, ctx), **values)
+        except BaseException as error:
+            await _closed(opened, error)
+            raise
+        await _closed(opened, None)
+        return result
 
     @wraps(handler)
     def in_thread(task: Any, ctx: Any) -> Any:
-        stack = AsyncExitStack()
+        opened: list[AsyncGenerator[Any]] = []
         try:
-            values = ctx.services.run(_opened(needs, ctx.lifespan, stack))
+            values = ctx.services.run(_opened(needs, ctx.lifespan, opened))
             result = handler(task, **_named(context_name, ctx), **values)
         except BaseException as error:
-            ctx.services.run(stack.__aexit__(type(error), error, trace_of(error)), closing=True)
+            ctx.services.run(_closed(opened, error), closing=True)
             raise
-        ctx.services.run(stack.aclose(), closing=True)
+        ctx.services.run(_closed(opened, None), closing=True)
         return result
 
     return on_loop if inspect.iscoroutinefunction(handler) else in_thread
@@ -396,9 +403,12 @@ def _named(context_name: str | None, ctx: Any) -> dict[str, Any]:
 
 
 async def _opened(
-    needs: tuple[tuple[str, Dependency], ...], lifespan: Any, stack: AsyncExitStack, made: dict[Any, Any] | None = None
+    needs: tuple[tuple[str, Dependency], ...],
+    lifespan: Any,
+    opened: list[AsyncGenerator[Any]],
+    made: dict[Any, Any] | None = None,
 ) -> Mapping[str, Any]:
-    """Create the values of a handler's dependencies, calling each provider only once; closing `stack` closes them."""
+    """Create the values of a handler's dependencies, calling each provider only once; `_closed(opened)` closes them."""
     made = {} if made is None else made
     values: dict[str, Any] = {}
     for name, dependency in needs:
@@ -407,16 +417,56 @@ async def _opened(
             values[name] = lifespan
             continue
         if provider not in made:
-            made[provider] = await _made(provider, await _opened(dependency.needs, lifespan, stack, made), stack)
+            made[provider] = await _made(provider, await _opened(dependency.needs, lifespan, opened, made), opened)
         values[name] = made[provider]
     return values
 
 
-async def _made(provider: Callable[..., Any], needs: Mapping[str, Any], stack: AsyncExitStack) -> Any:
+async def _made(provider: Callable[..., Any], needs: Mapping[str, Any], opened: list[AsyncGenerator[Any]]) -> Any:
     if inspect.isasyncgenfunction(provider):
-        return await stack.enter_async_context(asynccontextmanager(provider)(**needs))
+        generator = provider(**needs)
+        try:
+            value = await anext(generator)
+        except StopAsyncIteration:
+            raise RuntimeError(_YIELDS_ONCE) from None
+        opened.append(generator)
+        return value
     value = provider(**needs)
     return await value if inspect.isawaitable(value) else value
+
+
+async def _closed(opened: list[AsyncGenerator[Any]], error: BaseException | None) -> None:
+    """Close the generators of providers, the last one first; the handler's error, if any, is raised at their `yield`.
+
+    A provider that catches the error does not undo it: the caller raises it again, with its old traceback. `contextlib`
+    would not do here: it sets attributes of the error and asks for others, and the error's class may refuse both.
+
+    Raises:
+        BaseException: what a provider raises in place of the error; the providers still to be closed get that instead.
+    """
+    while opened:
+        try:
+            await _resumed(opened.pop(), error)
+        except BaseException as other:
+            await _closed(opened, other)
+            raise
+
+
+async def _resumed(generator: AsyncGenerator[Any], error: BaseException | None) -> None:
+    trace = None if error is None else trace_of(error)
+    try:
+        await (anext(generator) if error is None else generator.athrow(error))
+    except StopAsyncIteration:
+        return
+    except BaseException as raised:
+        if error is None or original_error(raised) is not error:
+            raise
+        return
+    finally:
+        if error is not None:
+            BaseException.with_traceback(error, trace)  # without the frames of the provider
+    await generator.aclose()
+    raise RuntimeError(_YIELDS_ONCE)
 
 
 # The lifespan of an agent: what its handlers share, opened before the first task and closed after the drain.

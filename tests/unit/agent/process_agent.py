@@ -52,6 +52,22 @@ class Closed(Exception):
         raise LookupError(name)
 
 
+class Ending(Exception):
+    def __getattribute__(self, name: str) -> Any:
+        raise SystemExit(7)
+
+
+class Classless(TimeoutError):
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        raise RuntimeError("no class")
+
+
+@dataclass(frozen=True)
+class Frozen(Exception):
+    code: int
+
+
 class Undecided(OSError):
     def __bool__(self) -> bool:
         raise ValueError("neither true nor false")
@@ -122,6 +138,9 @@ ERRORS: list[Callable[[], BaseException]] = [
     lambda: Curious("asks"),
     lambda: Endless("asks"),
     lambda: Closed("shut"),
+    lambda: Ending("at once"),
+    lambda: Classless("unclear"),
+    lambda: Frozen(7),
     lambda: Undecided("which?"),
     Fixed,
     lambda: ValueError("a lone \udc80 surrogate"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from coditect.testing import FleetCrashed, TestFleet
 from tests.support import eventually
 from tests.unit.agent import lifespan_agents
 from tests.unit.agent.process_agent import measured_in, measuring
-from tests.unit.agent.scene import Scene
+from tests.unit.agent.scene import Scene, failure_of
 
 
 class Story:
@@ -211,6 +211,51 @@ async def test_canceled_thread_closes_what_it_was_given(scene: Scene) -> None:
     await handle.cancel()
 
     await eventually(lambda: told == ["opened", "closed"])
+
+
+async def test_provider_that_catches_the_end_of_the_time_does_not_undo_it_and_others_hear_of_it() -> None:
+    agent, heard = Agent("late"), []
+
+    async def outer() -> AsyncIterator[str]:
+        try:
+            yield "outer"
+        except BaseException as error:
+            heard.append(type(error))
+            raise
+
+    async def inner(what: str = Depends(outer)) -> AsyncIterator[str]:
+        with suppress(BaseException):
+            yield what
+
+    @agent.capability("late.sleep", timeout="5s", retry=ONCE)
+    async def sleep(_: None, what: str = Depends(inner)) -> None:
+        await asyncio.sleep(100)
+
+    async with TestFleet(agents=[agent]) as fleet:
+        failure = await failure_of(await fleet.submit("late.sleep"))
+
+    assert (failure.reason, heard) == ("timeout", [asyncio.CancelledError])
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_provider_that_yields_twice_fails_the_attempt(fails: bool) -> None:
+    agent = Agent("twice")
+
+    async def provider() -> AsyncIterator[int]:
+        with suppress(ValueError):
+            yield 1
+        yield 2
+
+    @agent.capability("twice.run", retry=ONCE)
+    async def run(_: None, what: int = Depends(provider)) -> None:
+        if fails:
+            raise ValueError("no")
+
+    async with TestFleet(agents=[agent]) as fleet:
+        failure = await failure_of(await fleet.submit("twice.run"))
+
+    assert "yields once" in failure.message
+    assert ("ValueError: no" in failure.traceback) == fails
 
 
 def told(agent: Agent, name: str, log: list[str]) -> None:
