@@ -12,7 +12,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 from coditect.agent.execution import Execution, Suspicion
 from coditect.agent.handler import AttemptOutcome, asked_seconds
@@ -154,9 +154,9 @@ def worth_another(error: BaseException | None, policy: Retry) -> bool:
 
     A `RemoteError` carries the answer from the worker process.
     """
-    if isinstance(error, RemoteError):
-        return error.retryable
-    return policy.allows(error or Exception())
+    if issubclass(type(error), RemoteError):  # `isinstance` would ask the error itself for its class
+        return cast("RemoteError", error).retryable
+    return policy.allows(Exception() if error is None else error)
 
 
 # Pacing of an agent that fails tasks for reasons of its own: it slows down, reports that, and recovers by itself.
@@ -229,10 +229,10 @@ def _own_reason(error: BaseException | None) -> str:
     for _ in range(MOST_CAUSES):
         if error is None:
             break
-        if isinstance(error, MemoryError):
+        if issubclass(type(error), MemoryError):
             return "out of memory"
-        if isinstance(error, OSError) and error.errno in _OWN:
-            return f"{errno.errorcode[error.errno]}: {error.strerror}"
+        if issubclass(type(error), OSError) and (trouble := cast("OSError", error)).errno in _OWN:
+            return f"{errno.errorcode[trouble.errno]}: {trouble.strerror}"
         error = error.__cause__ if error.__cause__ is not None else error.__context__
     return ""
 

@@ -138,6 +138,19 @@ async def test_each_error_is_one_failed_attempt_and_the_slot_comes_back(handler:
         assert len(fleet.agents) == 1
 
 
+@pytest.mark.parametrize("durable", [False, True])
+@pytest.mark.parametrize("handler", [on_loop, in_thread])
+async def test_each_error_that_the_policy_allows_is_tried_again(handler: Callable[..., Any], durable: bool) -> None:
+    agent, twice = Agent("failing"), Retry(max_attempts=2, first="100ms")
+    agent.capability("fail.now", retry=twice)(handler)
+    async with TestFleet(agents=[agent]) as fleet:
+        for number, make in enumerate(ERRORS):
+            outcome = await (await fleet.client.submit("fail.now", number, durable=durable)).outcome(timeout="1h")
+            assert outcome.failure is not None
+            found = (outcome.failure.reason, outcome.failure.type, outcome.attempt)
+            assert found == ("handler_error", type(make()).__name__, 2 if twice.allows(make()) else 1)
+
+
 @pytest.mark.parametrize("then", ["returns", "raises", "waits"])
 async def test_handler_that_cancels_its_own_asyncio_task_ends_its_attempt_alone(then: str) -> None:
     agent, runs = Agent("own"), []
