@@ -191,7 +191,7 @@ class TaskServices:
         try:
             result = await wait
         except BaseException as error:
-            if isinstance(error, asyncio.CancelledError) and (self.execution.asked_to_end or intake.closed):
+            if issubclass(type(error), asyncio.CancelledError) and (self.execution.asked_to_end or intake.closed):
                 intake.abandon(self.execution)
             else:  # a handler goes on, also one that gave up this wait alone, such as by a timeout of its own
                 await intake.resume(self.execution)

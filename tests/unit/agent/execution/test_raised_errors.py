@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from coditect import Agent, Depends, Retry
+from coditect import Agent, Context, Depends, Retry
 from coditect.agent.signature import CallNext, MiddlewareContext
 from coditect.model.result import MAX_MESSAGE_CHARS, MAX_TRACEBACK_CHARS, Failure, Status
 from coditect.testing import TestFleet
@@ -97,6 +97,10 @@ async def given_batch(numbers: list[int], it: int = Depends(opened), other: int 
     return [fail(number) for number in numbers]
 
 
+async def without_slot(number: int, ctx: Context) -> None:
+    await ctx.without_slot(on_loop(number))
+
+
 async def behind_middleware(number: int) -> None: ...
 
 
@@ -106,7 +110,7 @@ async def middleware(ctx: MiddlewareContext, call_next: CallNext) -> Any:
 
 HANDLERS = [
     on_loop, at_once, in_thread, parts, plain_parts, batch, returned, dependent, dependent_in_thread, closed,
-    given_on_loop, given_in_thread, given_parts, given_batch, behind_middleware,
+    given_on_loop, given_in_thread, given_parts, given_batch, without_slot, behind_middleware,
 ]  # fmt: skip
 BATCHES = (batch, returned, given_batch)
 
