@@ -22,6 +22,8 @@ MAX_TRACEBACK_CHARS = 8_000
 MAX_FRAMES = 100
 """Number of frames, the innermost ones, that a traceback shows of each exception."""
 _NO_MESSAGE = "It has no message: its class cannot be printed"
+_TRACEBACK = vars(BaseException)["__traceback__"]
+"""The attribute of every exception, also of one whose class has another under its name."""
 _REPLACED = frozenset(
     {
         "coroutine raised StopIteration",
@@ -149,7 +151,7 @@ def error_message(error: BaseException) -> str:
 
 def trace_of(error: BaseException) -> TracebackType | None:
     """Return an exception's traceback, also when its class hides the attribute."""
-    trace: TracebackType | None = object.__getattribute__(error, "__traceback__")
+    trace: TracebackType | None = _TRACEBACK.__get__(error)
     return trace
 
 

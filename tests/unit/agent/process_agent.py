@@ -63,6 +63,12 @@ class Classless(TimeoutError):
         raise RuntimeError("no class")
 
 
+class Traceless(Exception):
+    @property
+    def __traceback__(self) -> Any:  # type: ignore[override]
+        raise RuntimeError("no traceback")
+
+
 @dataclass(frozen=True)
 class Frozen(Exception):
     code: int
@@ -140,6 +146,7 @@ ERRORS: list[Callable[[], BaseException]] = [
     lambda: Closed("shut"),
     lambda: Ending("at once"),
     lambda: Classless("unclear"),
+    lambda: Traceless("unclear"),
     lambda: Frozen(7),
     lambda: Undecided("which?"),
     Fixed,
