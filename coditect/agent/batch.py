@@ -90,20 +90,28 @@ def _without_errors(hint: Any) -> Any:
     return reduce(or_, values) if values else None
 
 
-def results_of(returned: Any, many: int) -> Sequence[Any]:
+def results_of(returned: Any, many: int) -> list[Carried[Any]]:
     """Return the values and errors of a batch of `many` tasks, after a check of their number.
 
     Raises:
         SetupError: when there is not one for each task; no attempt is made again, for the code would do the same.
+        BaseException: what the class of the returned list raises when it is read.
     """
-    if not isinstance(returned, list | tuple) or len(returned) != many:
-        number = len(returned) if isinstance(returned, list | tuple) else shown(returned)
-        raise SetupError(
-            "A handler of batches returns a list with one value, or exception, for each task, in their order",
-            tasks=many,
-            returned=number,
-        )
-    return returned
+    number: int | str
+    if issubclass(type(returned), list | tuple):  # `isinstance` would ask each value itself for its class
+        results = [
+            Carried.failed(value) if issubclass(type(value), BaseException) else Carried(value) for value in returned
+        ]
+        if len(results) == many:
+            return results
+        number = len(results)
+    else:
+        number = shown(returned)
+    raise SetupError(
+        "A handler of batches returns a list with one value, or exception, for each task, in their order",
+        tasks=many,
+        returned=number,
+    )
 
 
 def single_task_handler(handler: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
@@ -111,10 +119,8 @@ def single_task_handler(handler: Callable[..., Awaitable[Any]]) -> Callable[...,
 
     @wraps(handler)
     async def run_single(*handler_arguments: Any) -> Any:
-        (result,) = results_of(await handler(*([argument] for argument in handler_arguments)), 1)
-        if isinstance(result, BaseException):
-            raise result
-        return result
+        (ended,) = results_of(await handler(*([argument] for argument in handler_arguments)), 1)
+        return ended.result()
 
     return run_single
 
@@ -195,17 +201,11 @@ class Batches:
             for task in tasks:
                 task.result.cancel()
             raise
-        if carried.error is not None:
-            results = [carried] * len(tasks)
-        else:
-            returned = carried.result()
-            results = [
-                Carried.failed(value) if isinstance(value, BaseException) else Carried(value) for value in returned
-            ]
+        results = [carried] * len(tasks) if carried.error is not None else carried.result()
         for task, result in zip(tasks, results, strict=True):
             if not task.result.done():
                 task.result.set_result(result)
 
-    async def _called(self, tasks: list[BatchedTask]) -> Sequence[Any]:
+    async def _called(self, tasks: list[BatchedTask]) -> list[Carried[Any]]:
         lists = map(list, zip(*(task.arguments for task in tasks), strict=True))
         return results_of(await self._handler(*lists), len(tasks))

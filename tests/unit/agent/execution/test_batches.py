@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -187,6 +187,48 @@ async def test_number_of_results_that_differs_fails_for_good() -> None:
             await fleet.request("shop.prices", "tea")
 
     assert calls == [["tea"]]
+
+
+class Classless:
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        raise LookupError("no class")
+
+
+class Unreadable(list[Any]):
+    def __iter__(self) -> Any:
+        raise LookupError("no items")
+
+
+class Short(list[Any]):
+    def __iter__(self) -> Any:
+        return iter(["only one"])
+
+
+@pytest.mark.parametrize(
+    ("make", "reasons"),
+    [
+        (lambda: ["fine", Classless()], [None, "handler_error"]),
+        (Classless, ["handler_error"] * 2),
+        (lambda: Unreadable("ab"), ["handler_error"] * 2),
+        (lambda: Short("ab"), ["handler_error"] * 2),
+    ],
+)
+async def test_batch_whose_result_cannot_be_read_ends_at_once(
+    make: Callable[[], Any], reasons: list[str | None]
+) -> None:
+    agent = Agent("shop")
+
+    @agent.capability("shop.prices", batch=2, retry=ONCE)
+    async def prices(things: list[str]) -> Any:
+        return make()
+
+    async with TestFleet(agents=[agent]) as fleet:
+        handles = [await fleet.submit("shop.prices", thing) for thing in "ab"]
+        outcomes = [await handle.outcome(timeout="1h") for handle in handles]
+        assert fleet.elapsed_seconds < 5
+
+    assert [outcome.failure and outcome.failure.reason for outcome in outcomes] == reasons
 
 
 async def test_handler_asks_others_for_each_of_its_tasks_and_holds_no_slot_meanwhile() -> None:
