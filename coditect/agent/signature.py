@@ -5,6 +5,7 @@ A handler is `(task)` or `(task, ctx)`. Its annotations declare the types of inp
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import (
     AsyncGenerator,
@@ -17,7 +18,7 @@ from collections.abc import (
     Iterator,
     Mapping,
 )
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager, closing, suppress
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial, wraps
 from pathlib import Path
@@ -26,11 +27,12 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from coditect.agent.batch import hints_of_one
 from coditect.agent.context import Context, PlainContext, TaskContext
+from coditect.aio.supervisor import cancellations
 from coditect.codec import BYTES, Codec, codec
 from coditect.errors import CoditectError, SetupError, TooLarge
 from coditect.model import arguments
 from coditect.model.arguments import shown
-from coditect.model.result import original_error, trace_of
+from coditect.model.result import error_message, error_name, original_error, trace_of
 from coditect.wire.json import loads
 
 CONTEXT_NAMES = frozenset({"ctx", "context", "_ctx", "_context", "_"})
@@ -500,34 +502,50 @@ async def lived(lifespan: Lifespan | None, agent: Any) -> AsyncIterator[Any]:
     """Open an agent's lifespan, if any, for the block and yield its value; the lifespan sees no error of the block.
 
     Raises:
-        SetupError: when the lifespan raised an error at its start or stop; it is the cause.
+        SetupError: when the lifespan raised anything at its start or stop; that is the cause.
+        CancelledError: when the program was canceled meanwhile.
     """
     if lifespan is None:
         yield None
         return
-    stack = AsyncExitStack()
-    try:
+    with _failing("The agent's lifespan failed at its start", agent):
         manager = lifespan(agent)
-        value = await stack.enter_async_context(manager)
-    except Exception as error:
-        raise _failed("The agent's lifespan failed at its start", agent, error) from error
+        if not isinstance(manager, AbstractAsyncContextManager):
+            raise TypeError(f"{shown(manager)} is no async context manager")
+        value = await manager.__aenter__()
     try:
         yield value
     finally:
-        try:
-            await stack.aclose()
-        except Exception as error:
-            raise _failed("The agent's lifespan failed at its stop", agent, error) from error
+        with _failing("The agent's lifespan failed at its stop", agent):
+            await manager.__aexit__(None, None, None)
 
 
-def _failed(sentence: str, agent: Any, error: Exception) -> SetupError:
-    trace, at = error.__traceback__, ""
+@contextmanager
+def _failing(sentence: str, agent: Any) -> Iterator[None]:
+    """Raise a SetupError in place of what the block raises, except a cancellation, or a close, from outside."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    try:
+        yield
+    except BaseException as error:
+        kind = type(error)
+        if issubclass(kind, asyncio.CancelledError) and cancellations():
+            raise
+        if issubclass(kind, GeneratorExit) and asyncio.current_task(loop) is not task:
+            raise  # it ends a coroutine that no asyncio task runs any more
+        error = original_error(error)
+        raise _failed(sentence, agent, error) from error
+
+
+def _failed(sentence: str, agent: Any, error: BaseException) -> SetupError:
+    trace, at = trace_of(error), ""
     while trace is not None:
         code = trace.tb_frame.f_code
         if code.co_name == getattr(agent.lifespan, "__name__", ""):
             at = f"{code.co_filename}:{trace.tb_lineno}"
         trace = trace.tb_next
-    reason = str(error) if isinstance(error, CoditectError) else f"{type(error).__name__}: {error}"
+    reason = error_message(error)
+    if not issubclass(type(error), CoditectError):
+        reason = f"{error_name(error)}: {reason}"
     fix = "see to what it opens; an agent does not run without it"
     return SetupError(sentence, agent=agent.name, at=at, reason=reason, fix=fix)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -12,19 +12,23 @@ from typing import Any
 import pytest
 
 from coditect import Agent, CallNext, Context, Depends, MiddlewareContext, PlainContext, Retry, TaskCanceled, TaskFailed
+from coditect.agent.signature import lived
 from coditect.errors import NotFound, SetupError, TaskRejected
 from coditect.testing import FleetCrashed, TestFleet
 from tests.support import eventually
 from tests.unit.agent import lifespan_agents
-from tests.unit.agent.process_agent import measured_in, measuring
+from tests.unit.agent.process_agent import ERRORS, measured_in, measuring
 from tests.unit.agent.scene import Scene, failure_of
 
 
 class Story:
     """An agent with a lifespan, and what happened in which order."""
 
-    def __init__(self, *, broken_at: str = "") -> None:
+    def __init__(
+        self, *, broken_at: str = "", error: Callable[[], BaseException] = lambda: ConnectionError("no database")
+    ) -> None:
         self.told: list[str] = []
+        self.error = error
 
         @asynccontextmanager
         async def lifespan(agent: Agent) -> AsyncIterator[dict[str, str]]:
@@ -47,7 +51,7 @@ class Story:
     def _tell(self, what: str, broken_at: str) -> None:
         self.told.append(what)
         if what == broken_at:
-            raise ConnectionError("no database")
+            raise self.error()
 
 
 @pytest.mark.parametrize("capability", ["story.loop", "story.thread"])
@@ -81,6 +85,39 @@ async def test_lifespan_that_fails_ends_the_agent_with_an_error_that_names_its_l
     assert (facts["agent"], facts["reason"]) == ("story", "ConnectionError: no database")
     assert str(facts["at"]).startswith(__file__)
     assert facts["fix"]
+
+
+@pytest.mark.parametrize("moment", ["start", "stop"])
+async def test_whatever_a_lifespan_raises_is_a_setup_error_that_names_it(moment: str) -> None:
+    for make in ERRORS:
+        story = Story(broken_at=moment, error=make)
+        with pytest.raises(SetupError) as caught:
+            async with lived(story.agent.lifespan, story.agent):
+                pass
+
+        assert f"failed at its {moment}" in caught.value.sentence
+        assert type(caught.value.__cause__).__name__ == type(make()).__name__
+        assert len(str(caught.value.facts["reason"])) < 3_000
+
+
+@pytest.mark.parametrize("moment", ["start", "stop"])
+async def test_cancellation_of_the_program_passes_through_its_lifespan(moment: str) -> None:
+    @asynccontextmanager
+    async def lifespan(_: Agent) -> AsyncIterator[None]:
+        if moment == "start":
+            await asyncio.sleep(60)
+        yield
+        await asyncio.sleep(60)
+
+    async def live() -> None:
+        async with lived(lifespan, Agent("slow")):
+            pass
+
+    living = asyncio.ensure_future(live())
+    await asyncio.sleep(0.01)
+    living.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await living
 
 
 async def test_agent_whose_lifespan_fails_never_offers_anything() -> None:
