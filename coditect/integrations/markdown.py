@@ -172,7 +172,8 @@ def _fields(front_matter: str) -> Any:
     try:
         return read_values(front_matter)
     except InvalidWorkflow:
-        quoted = _PLAIN_WITH_COLON.sub(lambda found: found[1] + json.dumps(found[2]), front_matter)
+        # YAML has the escapes of JSON, except for a surrogate pair
+        quoted = _PLAIN_WITH_COLON.sub(lambda found: found[1] + json.dumps(found[2], ensure_ascii=False), front_matter)
         return read_values(quoted)
 
 

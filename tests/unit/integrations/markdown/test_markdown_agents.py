@@ -208,7 +208,7 @@ def test_odd_blanks_and_a_byte_order_mark_are_read(tmp_path: Path, content: str)
 
 
 def test_a_description_may_have_a_colon_and_instructions_may_be_missing() -> None:
-    text = 'Use it for: reviews. <example>Context: "a" #1</example>'
+    text = 'Use it for: reviews. <example>Context: "a" #1 🚀</example>'
     agent = read_agent(PLAIN.replace("Reads.", text).replace("---\nRead", "model: inherit\ncolor: red\n---\nRead"))
     assert (agent.description, agent.name, agent.model) == (text, "a", None)
 
