@@ -39,6 +39,12 @@ _FRACTION = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 _MOST_DIGITS = 40
 _json_string: Any = vars(json.decoder)["scanstring"]  # since ever, and not in the type stubs
+_OTHER_LINE_ENDS = "\x85\u2028\u2029"
+"""Line ends of YAML 1.1, which version 1.2 reads as any other character."""
+_STAND_INS = "\U0001fffe\U0001ffff\U0002fffe"
+"""Characters that no text has: Unicode keeps them for such use."""
+_HIDE_LINE_ENDS = str.maketrans(_OTHER_LINE_ENDS, _STAND_INS)
+_SHOW_LINE_ENDS = str.maketrans(_STAND_INS, _OTHER_LINE_ENDS)
 _TOKEN = re.compile(r'[\s,:]*(?:([\[\]{}])|(")|([^\s,:\[\]{}"]+))')
 
 
@@ -207,7 +213,7 @@ def _and_above(problems: tuple[Problem, ...]) -> Iterator[Place]:
 def _yaml_events(text: str) -> Iterator[_Event]:
     documents = 0
     try:
-        events: Iterator[Any] = yaml.parse(text, Loader=_Loader)
+        events: Iterator[Any] = yaml.parse(text.translate(_HIDE_LINE_ENDS), Loader=_Loader)
         for event in events:
             line = event.start_mark.line + 1
             documents += isinstance(event, yaml.DocumentStartEvent)
@@ -215,7 +221,8 @@ def _yaml_events(text: str) -> Iterator[_Event]:
                 _refuse(line, "There is more than one document", "one workflow for each file")
             _refuse_references(event, line)
             match event:
-                case yaml.ScalarEvent(value=value, implicit=implicit):
+                case yaml.ScalarEvent(value=written, implicit=implicit):
+                    value = written.translate(_SHOW_LINE_ENDS)
                     yield _Event(_plain(value, line) if implicit[0] else value, line)
                 case yaml.MappingStartEvent():
                     yield _Event({}, line)

@@ -14,7 +14,7 @@ from coditect.errors import InputError, InvalidWorkflow, NotFound
 from coditect.workflow.builder import TaskOptions
 from coditect.workflow.definition import MOST_PREDECESSORS, Call, Definition
 from coditect.workflow.documents.document import to_document
-from coditect.workflow.documents.file import DOCUMENT_BYTES_LIMIT, load_workflow, read_workflow, write_yaml
+from coditect.workflow.documents.file import DOCUMENT_BYTES_LIMIT, load_workflow, read_values, read_workflow, write_yaml
 from coditect.workflow.documents.reader import from_document
 from coditect.workflow.documents.schema import KINDS, EdgeFields, MapFields, RetryFields, TaskFields, WorkflowFields
 from tests.unit.model.strategies import json_values
@@ -95,6 +95,16 @@ def test_what_is_wrong_is_told_with_its_line_and_place(text: str, told: str) -> 
 
     assert len(found) == 1
     assert found[0].startswith(told)
+
+
+@pytest.mark.parametrize("character", ["\x85", "\u2028", "\u2029"])
+@pytest.mark.parametrize("written", ["one{}two", '"one{}two"', "|-\n  one{}two"], ids=["plain", "quoted", "block"])
+def test_line_ends_of_yaml_1_1_are_characters_of_a_text(character: str, written: str) -> None:
+    document = f"description: {written.format(character)}\n" + ONE.replace("some.work", "some work")
+    before = document[: document.index("some work")].count("\n") + 1
+
+    assert problems(document)[0].startswith(f"line {before}: ")
+    assert read_values(document)["description"] == f"one{character}two"
 
 
 def test_every_problem_is_told_in_the_order_of_the_lines() -> None:
