@@ -44,6 +44,7 @@ log = logging.getLogger(__name__)
 
 MAX_MARKDOWN_BYTES = 256 * 1024
 MOST_FILES = 200
+_LINE_END = re.compile(r"\r\n?|\n")
 _FENCE = re.compile(r"[ \t]*---[ \t]*")
 _PLAIN_WITH_COLON = re.compile(r"""^(\w+:[ \t]+)([^\s"'|>\[{&*!#%@`].*:[ \t].*?)[ \t]*$""", re.MULTILINE)
 _TOOL = re.compile(r"[^\s,(]+(?:\([^)]*\))?")
@@ -138,7 +139,7 @@ def read_agent(text: str, *, path: str = "") -> MarkdownAgent:
     Raises:
         SetupError: when it has no front matter, or a field is missing or wrong; the error says which.
     """
-    lines = text.removeprefix("\ufeff").splitlines()
+    lines = _LINE_END.split(text.removeprefix("\ufeff"))
     begin = next((number for number, line in enumerate(lines) if line.strip()), len(lines))
     first = "".join(lines[begin : begin + 1])
     if _FENCE.fullmatch(first) is None:

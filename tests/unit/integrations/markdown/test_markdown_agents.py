@@ -215,6 +215,13 @@ def test_a_description_may_have_a_colon_and_instructions_may_be_missing() -> Non
     assert read_agent("---\nname: a\ndescription: Reads.\n---").instructions == ""
 
 
+@pytest.mark.parametrize("odd", ["\u2028", "\u2029", "\x85", "\x0c", "\x0b", "\x1d"])
+def test_a_line_ends_with_a_line_feed_or_a_carriage_return_alone(odd: str) -> None:
+    agent = read_agent(PLAIN.replace("Reads.", f"Reads{odd}it for: you") + f"\rline{odd}two")
+
+    assert (agent.description, agent.instructions) == (f"Reads{odd}it for: you", f"Read it.\nline{odd}two")
+
+
 @pytest.mark.parametrize(
     ("tools", "names"),
     [
