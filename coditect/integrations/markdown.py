@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
@@ -96,17 +97,14 @@ def read_folder(folder: Path) -> list[MarkdownAgent]:
     """Read the markdown agents of the `*.md` files in a folder and the folders below it, in order of the paths.
 
     A file that is no markdown agent, such as a README, is left out and logged with the reason, and so is the later of
-    two with one name.
+    two with one name. A link to a folder is followed.
 
     Raises:
         SetupError: when there is no such folder, it has too many files, or no file is an agent; it has the reasons.
     """
     if not folder.is_dir():
         raise SetupError("There is no such folder", path=str(folder)[:200], fix="name a folder of *.md files")
-    try:
-        paths = sorted(path for path in folder.rglob("*.[mM][dD]") if not _is_hidden(path.relative_to(folder)))
-    except OSError as error:
-        raise SetupError("The folder cannot be read", path=str(folder)[:200], reason=str(error)[:200]) from error
+    paths = sorted(_markdown_paths(folder))
     if len(paths) > MOST_FILES:
         fix = "name a folder of *.md files with front matter"
         raise SetupError("A folder of markdown agents has 1 to 200 files", path=str(folder), files=len(paths), fix=fix)
@@ -127,8 +125,24 @@ def read_folder(folder: Path) -> list[MarkdownAgent]:
     return list(found.values())
 
 
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
+def _markdown_paths(folder: Path) -> Iterator[Path]:
+    """Yield the paths `*.md` below a folder that are not hidden; each folder is read once, whatever links lead to it.
+
+    A folder that cannot be read is left out and logged.
+    """
+    seen = set[str]()
+    for place, folders, files in os.walk(folder, followlinks=True, onerror=_leave_out):
+        if (real := os.path.realpath(place)) in seen:  # by another link, perhaps one that leads back
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        names = (name for name in (*folders, *files) if not name.startswith(".") and name.lower().endswith(".md"))
+        yield from (Path(place, name) for name in names)
+
+
+def _leave_out(error: OSError) -> None:
+    log.warning("A folder is left out: it cannot be read", extra={"path": str(error.filename), "reason": str(error)})
 
 
 def read_agent(text: str, *, path: str = "") -> MarkdownAgent:

@@ -265,3 +265,38 @@ def test_odd_files_are_left_out_with_the_reason_and_folders_below_are_read(
     (inner / "b.md").unlink()
     with pytest.raises(SetupError, match="README"):
         read_folder(tmp_path)
+
+
+def test_linked_folders_are_read_once_and_cycles_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    real, agents = tmp_path / "real", tmp_path / "agents"
+    (agents / "team").mkdir(parents=True)
+    real.mkdir()
+    (agents / "a.md").write_text(PLAIN)
+    (real / "b.md").write_text(PLAIN.replace("name: a", "name: b"))
+    for link in (agents / "linked", agents / "team" / "again", agents / ".hidden"):
+        link.symlink_to(real)
+    for link in (agents / "team" / "up", real / "self"):
+        link.symlink_to(link.parent)
+    (real / "back").symlink_to(agents)
+
+    assert [agent.name for agent in read_folder(agents)] == ["a", "b"]
+    assert not caplog.records
+
+
+def test_folder_that_cannot_be_read_is_left_out_with_the_reason(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = os.scandir
+
+    def scandir(path: str) -> object:
+        if Path(path).name == "closed":
+            raise PermissionError(13, "Permission denied", path)
+        return listed(path)
+
+    (tmp_path / "closed").mkdir()
+    (tmp_path / "a.md").write_text(PLAIN)
+    monkeypatch.setattr(os, "scandir", scandir)
+
+    assert [agent.name for agent in read_folder(tmp_path)] == ["a"]
+    (record,) = caplog.records
+    assert (vars(record)["path"], "denied" in vars(record)["reason"]) == (str(tmp_path / "closed"), True)
