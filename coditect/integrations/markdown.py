@@ -148,12 +148,12 @@ def _leave_out(error: OSError) -> None:
 def read_agent(text: str, *, path: str = "") -> MarkdownAgent:
     """Read one markdown agent from the text of its file.
 
-    A byte order mark, empty lines before the front matter and blanks around its `---` are ignored.
+    Byte order marks, empty lines before the front matter and blanks around its `---` are ignored.
 
     Raises:
         SetupError: when it has no front matter, or a field is missing or wrong; the error says which.
     """
-    lines = _LINE_END.split(text.removeprefix("\ufeff"))
+    lines = _LINE_END.split(text.lstrip("\ufeff"))
     begin = next((number for number, line in enumerate(lines) if line.strip()), len(lines))
     first = "".join(lines[begin : begin + 1])
     if _FENCE.fullmatch(first) is None:

@@ -115,18 +115,25 @@ def _text_of(content: bytes) -> str:
             "split it, or build the workflow in Python",
         )
     try:
-        return content.decode("utf-8-sig")
+        return without_mark(content.decode())
     except UnicodeDecodeError as error:
         _refuse(content.count(b"\n", 0, error.start) + 1, "The document is not UTF-8", "save it as UTF-8")
+
+
+def without_mark(text: str) -> str:
+    """Return the text of a file without its byte order mark, which a tool may have put before another one."""
+    return text.lstrip("\ufeff")
 
 
 def read_values(text: str) -> Any:
     """Read a YAML document of any size that is no workflow, such as a file of agents; aliases and tags are refused.
 
+    Byte order marks at its beginning are ignored.
+
     Raises:
         InvalidWorkflow: when it is no such YAML; with the line.
     """
-    return _Builder().build(_yaml_events(text))
+    return _Builder().build(_yaml_events(without_mark(text)))
 
 
 def write_yaml(definition: Definition) -> str:

@@ -141,6 +141,14 @@ nodes:
     assert all(problem.line for problem in raised.value.problems)
 
 
+@pytest.mark.parametrize(
+    ("text", "is_json"), [(ONE, False), ('{"name": "flow", "nodes": {"a": {"wait": "1s"}}}', True)]
+)
+def test_byte_order_marks_are_ignored(text: str, is_json: bool) -> None:
+    for marks in ("\ufeff", "\ufeff\ufeff"):
+        assert read_workflow((marks + text).encode(), is_json=is_json).name == "flow"
+
+
 def test_json_has_lines_too() -> None:
     text = (
         '{\n  "name": "flow",\n  "nodes": {\n    "a": {"task": "x.y", "input": "{[,\\"\\n"},\n    "b":\n {"tsak": 1}}}'

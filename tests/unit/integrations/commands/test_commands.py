@@ -339,8 +339,10 @@ async def test_an_input_that_does_not_fit_its_schema_is_rejected(tmp_path: Path)
 
 def test_a_file_of_commands_is_read_and_its_mistakes_are_named(tmp_path: Path) -> None:
     file = tmp_path / "commands.yaml"
-    file.write_text("name: fixer\ncapabilities:\n  code.fix:\n    command: my-agent --json\n    limits: {time: 10m}\n")
-    assert [capability.name for capability in load_commands(file).capabilities] == ["code.fix"]
+    text = "name: fixer\ncapabilities:\n  code.fix:\n    command: my-agent --json\n    limits: {time: 10m}\n"
+    for marks in ("", "\ufeff", "\ufeff\ufeff"):
+        file.write_text(marks + text)
+        assert [capability.name for capability in load_commands(file).capabilities] == ["code.fix"]
 
     file.write_text("capabilities:\n  code.fix:\n    command: ['{input.x}']\n    shell: true\n")
     with pytest.raises(SetupError) as caught:

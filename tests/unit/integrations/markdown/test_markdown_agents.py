@@ -195,6 +195,7 @@ PLAIN = "---\nname: a\ndescription: Reads.\n---\nRead it."
     "content",
     [
         "\ufeff" + PLAIN,
+        "\ufeff\ufeff" + PLAIN,
         PLAIN + "\n",
         "\n\n" + PLAIN,
         PLAIN.replace("\n", "\r\n"),
@@ -202,7 +203,7 @@ PLAIN = "---\nname: a\ndescription: Reads.\n---\nRead it."
         PLAIN.replace("---", " ---"),
     ],
 )
-def test_odd_blanks_and_a_byte_order_mark_are_read(tmp_path: Path, content: str) -> None:
+def test_odd_blanks_and_byte_order_marks_are_read(tmp_path: Path, content: str) -> None:
     (tmp_path / "a.md").write_bytes(content.encode())
     assert read_folder(tmp_path) == [MarkdownAgent(name="a", description="Reads.", instructions="Read it.")]
 
