@@ -229,7 +229,7 @@ def _yaml_events(text: str) -> Iterator[_Event]:
             _refuse_references(event, line)
             match event:
                 case yaml.ScalarEvent(value=written, implicit=implicit):
-                    value = written.translate(_SHOW_LINE_ENDS)
+                    value = _text(written.translate(_SHOW_LINE_ENDS), line)
                     yield _Event(_plain(value, line) if implicit[0] else value, line)
                 case yaml.MappingStartEvent():
                     yield _Event({}, line)
@@ -249,6 +249,18 @@ def _refuse_references(event: Any, line: int) -> None:
         _refuse(line, "Anchors and aliases are not taken", "write it out")
     if getattr(event, "tag", None) not in (None, "!"):
         _refuse(line, f"The tag {event.tag[:80]!r} is not taken", "remove it")
+
+
+def _text(value: str, line: int) -> str:
+    """Return a key or text of the document; an escape may make one that the wire, which is UTF-8, cannot express."""
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            _refuse(
+                line, "A text has a lone surrogate, which UTF-8 cannot express", "write both halves, or another text"
+            )
+    return value
 
 
 def _plain(word: str, line: int) -> Any:
@@ -286,7 +298,7 @@ def _json_events(text: str) -> Iterator[_Event]:
         seen = token.end()
         if quote:
             value, seen = _json_string(text, seen)
-            yield _Event(value, line)
+            yield _Event(_text(value, line), line)
         elif bracket:
             yield _Event({"{": {}, "[": []}.get(bracket, _END), line)
         else:

@@ -253,6 +253,29 @@ LONE = "\ud800"
 """Half of a surrogate pair: JSON can write it, UTF-8 cannot."""
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"description": LONE, "nodes": {"a": {"task": "a.b"}}},
+        {"description": "", "nodes": {"a": {"task": "a.b", "input": {"x": [LONE]}}}},
+        {"description": "", "nodes": {"a": {"task": "a.b", "input": {LONE: 1}}}},
+    ],
+    ids=["field", "value", "key"],
+)
+def test_lone_surrogate_is_refused_as_the_file_is_read(fields: dict[str, object]) -> None:
+    (told,) = problems('{"name": "flow",\n' + json.dumps(fields)[1:], is_json=True)
+
+    assert told == "line 2: A text has a lone surrogate, which UTF-8 cannot express"
+
+
+def test_surrogate_pair_is_one_character() -> None:
+    definition = read_workflow(
+        json.dumps({"name": "flow", "description": "🚀", "nodes": {"a": {"task": "a.b"}}}).encode(), is_json=True
+    )
+
+    assert definition.description == "🚀"
+
+
 @given(definitions(most=4))
 def test_what_is_written_fits_the_schema(definition: Definition) -> None:
     jsonschema.validate(json.loads(json.dumps(to_document(definition))), SCHEMA)
