@@ -12,8 +12,8 @@ the launcher's, which kills them. Run by its path with ``python -I -S``: the sta
 
 Agent to launcher: one byte with four file descriptors (the guard's socket, stdin, stdout, stderr). On the guard's
 socket a line of JSON says what to run; then ``T`` asks for SIGTERM, and for SIGKILL after the grace; the guard answers
-one line, ``{"exit": 3}`` or ``{"errno": 2}``. Beyond Linux there is no subreaper: what left the command's process group
-is out of reach there.
+one line, ``{"exit": 3}``, or of a command that was not started ``{"errno": 2}`` or ``{"unlimited": "why"}``. Beyond
+Linux there is no subreaper: what left the command's process group is out of reach there.
 """
 
 from __future__ import annotations
@@ -88,8 +88,20 @@ def _request(control: socket.socket) -> dict[str, object]:
     return found
 
 
+class _Unlimited(Exception):
+    """The error of a memory limit that cannot be set, as above the hard limit of this user."""
+
+
+def _limit_memory(most_bytes: int) -> None:
+    try:
+        resource.setrlimit(resource.RLIMIT_DATA, (most_bytes, most_bytes))
+    except (ValueError, OverflowError, OSError) as error:
+        hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+        raise _Unlimited(f"{error}; the hard limit is {'none' if hard == resource.RLIM_INFINITY else hard}") from error
+
+
 def _become(request: dict[str, object], streams: list[int], guard: int) -> None:
-    """Become the command, in a forked process; raise OSError when it cannot be started."""
+    """Become the command, in a forked process; raise OSError or _Unlimited when it cannot be started."""
     os.setsid()
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != guard:
@@ -98,7 +110,7 @@ def _become(request: dict[str, object], streams: list[int], guard: int) -> None:
         signal.signal(handled, signal.SIG_DFL)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if isinstance(memory := request["memory_bytes"], int):
-        resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
+        _limit_memory(memory)
     os.chdir(str(request["folder"]))
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
@@ -107,21 +119,23 @@ def _become(request: dict[str, object], streams: list[int], guard: int) -> None:
     os.execvpe(argv[0], argv, environment)  # noqa: S606 - a command, and no shell
 
 
-def _start(request: dict[str, object], streams: list[int]) -> tuple[int, int]:
-    """Start the command; return its pid, and 0 or the error number of a command that cannot be started."""
+def _start(request: dict[str, object], streams: list[int]) -> tuple[int, dict[str, int | str]]:
+    """Start the command; return its pid, and the answer to the agent if it cannot be started; else an empty one."""
     guard, (reading, writing) = os.getpid(), os.pipe()
     pid = os.fork()
     if pid == 0:
         try:
             _become(request, streams, guard)
         except OSError as error:
-            os.write(writing, str(error.errno or 1).encode())
+            os.write(writing, json.dumps({"errno": error.errno or 1}).encode())
+        except _Unlimited as error:
+            os.write(writing, json.dumps({"unlimited": str(error)}).encode())
         finally:
             os._exit(127)
     os.close(writing)
-    failed = os.read(reading, 16)  # ends at once: the pipe closes when the command begins
+    failed = os.read(reading, 4096)  # ends at once: the pipe closes when the command begins
     os.close(reading)
-    return pid, int(failed or 0)
+    return pid, json.loads(failed or b"{}")
 
 
 def _reap(command: int) -> int | None:
@@ -184,9 +198,8 @@ def _guard(control: socket.socket, streams: list[int]) -> None:
     pid, failed = _start(request, streams)
     for stream in streams:
         os.close(stream)
-    if failed:
-        answer: dict[str, int] = {"errno": failed}
-    else:
+    answer = failed
+    if not failed:
         grace = request["grace_seconds"]
         assert isinstance(grace, int | float)
         answer = {"exit": _watch(control, pid, wake, grace)}

@@ -257,22 +257,12 @@ class _Command:
 
         Raises:
             CommandMissing: when it could not be started.
-            CommandFailed: when it failed for good.
+            CommandFailed: when it failed for good, or its memory limit cannot be set.
             InputRefusedByCommand: when it refused the input.
             CommandTroubled: when it may succeed another time; retryable.
         """
         complaint = end.complaint
-        if end.errno == errno.E2BIG:
-            fix = "let the command read its input from stdin"
-            raise InputRefusedByCommand(
-                "The arguments of the command are too long", program=self._fields.command[0], fix=fix
-            )
-        if end.errno:
-            reason = os.strerror(end.errno)
-            fix = "install it on the agent's machine, or give its whole path; make a script executable, with a #! line"
-            raise CommandMissing(
-                "The command cannot be started", program=self._fields.command[0], reason=reason, fix=fix
-            )
+        self._check_start(end)
         if end.code:
             raise self._failure(end.code, complaint or end_of(end.stdout, secrets))
         result = self._fields.result
@@ -288,6 +278,23 @@ class _Command:
         if value is None:
             raise CommandTroubled("The command's result has no such field", field=result.value, complaint=complaint)
         return value, cost
+
+    def _check_start(self, end: CommandEnd) -> None:
+        """Raise the error of a command that could not be started; see `_value`."""
+        if end.errno == errno.E2BIG:
+            fix = "let the command read its input from stdin"
+            raise InputRefusedByCommand(
+                "The arguments of the command are too long", program=self._fields.command[0], fix=fix
+            )
+        if end.errno:
+            reason = os.strerror(end.errno)
+            fix = "install it on the agent's machine, or give its whole path; make a script executable, with a #! line"
+            raise CommandMissing(
+                "The command cannot be started", program=self._fields.command[0], reason=reason, fix=fix
+            )
+        if end.unlimited:
+            most, fix = self._fields.limits.memory, "lower `limits.memory`, or raise the hard limit: ulimit -H -d"
+            raise CommandFailed("The command's memory limit cannot be set", memory=most, reason=end.unlimited, fix=fix)
 
     def _failure(self, code: int, complaint: str) -> CoditectError:
         codes = self._fields.exit_codes

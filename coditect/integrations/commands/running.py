@@ -24,7 +24,7 @@ from coditect.integrations.commands import launcher
 
 
 class CommandFailed(CoditectError):
-    """The permanent failure of a command: by its exit code, or by an output too large or outside its workspace."""
+    """The permanent failure of a command: its exit code, an output too large or outside its workspace, or no limit."""
 
 
 class CommandTroubled(Retryable):
@@ -302,6 +302,8 @@ class CommandEnd:
     """The last 2,000 bytes of stderr, without the command's secrets."""
     errno: int = 0
     """The error number of a command that could not be started."""
+    unlimited: str = ""
+    """Why the command was not started: its memory limit could not be set."""
 
 
 @dataclass(eq=False, slots=True)
@@ -454,4 +456,5 @@ class _Streams:
         if not self._answer:
             raise CommandTroubled("The command was killed together with its guard", complaint=complaint)
         answer = json.loads(self._answer)
-        return CommandEnd(answer.get("exit", 0), bytes(stdout), complaint, answer.get("errno", 0))
+        errno, unlimited = answer.get("errno", 0), answer.get("unlimited", "")
+        return CommandEnd(answer.get("exit", 0), bytes(stdout), complaint, errno, unlimited)

@@ -175,6 +175,28 @@ async def test_arguments_that_are_too_long_together_are_the_fault_of_the_input(t
             await run(running, "a" * 100_000)
 
 
+async def test_memory_limit_that_cannot_be_set_ends_the_task_and_says_why(tmp_path: Path) -> None:
+    async with fleet(tmp_path, "pass", attempts=3, limits={"memory": 2**63}) as running:
+        with pytest.raises(TaskFailed, match=r"memory limit cannot be set.*too large") as caught:
+            await run(running)
+
+    assert caught.value.facts["attempt"] == 1
+
+
+def test_memory_limit_above_the_hard_limit_is_the_answer_to_the_agent() -> None:
+    code = (
+        "import os, resource; from coditect.integrations.commands import launcher; "
+        "resource.setrlimit(resource.RLIMIT_DATA, (2**32, 2**32)); "
+        "os.getuid() or os.setuid(65534); "  # root may raise the limit
+        "request = {'argv': ['true'], 'folder': '/', 'environment': {}, 'memory_bytes': 2**33}; "
+        "print(launcher._start(request, [0, 1, 2])[1])"
+    )
+
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout.decode()
+
+    assert "unlimited" in found and "not allowed to raise" in found and str(2**32) in found
+
+
 LINES = """
 print('{"progress": 0.5, "note": "half"}', flush=True)
 print('{"type": "step", "usage": {"cost": 0.25}}')
