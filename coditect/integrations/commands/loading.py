@@ -309,7 +309,7 @@ class _Command:
     def _result(self, text: bytes, complaint: str, secrets: tuple[str, ...]) -> Any:
         form = self._fields.result.format
         if form is ResultFormat.TEXT:
-            return utf_8(text).decode(errors="replace").strip()
+            return utf_8(text).decode(errors="replace").rstrip("\r\n")
         found = bare(text) if form is ResultFormat.JSON else _result_line(text)
         try:
             return loads(found)

@@ -172,7 +172,7 @@ class ResultFields(_CommandPart):
     """The result of a command: where it is, and what in it is the value, the failure and the cost."""
 
     format: ResultFormat = ResultFormat.JSON
-    """`json`: one JSON value. `lines`: the last line that begins a JSON object. `text`: the text as it is."""
+    """`json`: one JSON value. `lines`: the last line that begins a JSON object. `text`: without newlines at its end."""
     file: Annotated[str, AfterValidator(_below)] | None = None
     """The file with the result, below the workspace; by default it is stdout."""
     value: Keys | None = None

@@ -214,8 +214,9 @@ EMPTY = "print('{\"is_error\": false}'); print('{}'); print('{\"progress\": 1.0}
         (LINES, {"result": OF_LINES}, None, [1, 2]),
         (EMPTY, {"result": {"format": "lines"}}, None, {}),
         ("open('out.json', 'w').write('[1]')", OUT_FILE, None, [1]),
+        (r"print('  a\t \n\n', end='\r\n')", {"result": {"format": "text"}}, None, "  a\t "),
     ],
-    ids=["that closes stdin early", "in lines", "an empty object", "in a file"],
+    ids=["that closes stdin early", "in lines", "an empty object", "in a file", "a text but the newlines at its end"],
 )
 async def test_a_command_that_ends_well_gives_its_result(
     tmp_path: Path, code: str, fields: dict[str, Any], given: Any, value: Any
