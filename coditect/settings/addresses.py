@@ -13,7 +13,15 @@ from coditect.errors import SetupError
 SHORTEST_SECRET = 6
 """The length in characters from which a secret is looked for in any text; a shorter one would hide plain words."""
 _WRITTEN_PASSWORD = re.compile(r"\w://[^\s/:@]*:([^\s/]+)@")
-_PASSWORD = re.compile(r"(\w://[^\s/:@\"']*):[^\s/\"']+@")
+_PASSWORD = re.compile(
+    r"""(?P<before>\w://(?!\[[^\s@/\]]*+\])[^\s/:@"']*):
+        (?:[^\s/"']+@|(?!\d{1,5}(?:[/?#\s,;"'\\)\]}]|$))\S[^@\n]{0,300}+@(?:[^\s/"'@]*@)*)""",
+    re.VERBOSE,
+)
+"""A password up to the last `@` of its word; one with a blank, a quote or a slash, at which a URL may end, to the next.
+
+A port or an IPv6 address, with text and an `@` behind it, is no password. The bound keeps the search linear.
+"""
 _NAMES = r"(?:passw(?:or)?d|passphrase|pwd|secret|token|(?:api|access|account|private)[_-]?key|credential|signature)s?"
 _SECRET = re.compile(
     rf"""(?P<named>(?<![\w-])(?:[\w-]*{_NAMES}[\\"']*\s*[=:]\s*[\\"']*|--[\w-]*{_NAMES}\s+|bearer\s+))
@@ -84,7 +92,7 @@ def is_host(text: str, netloc: str) -> bool:
 
 def without_passwords(text: str) -> str:
     """Replace the password in every URL of a text with `***`: `amqp://user:***@host:5672/`."""
-    return _PASSWORD.sub(r"\1:***@", text) if "://" in text else text
+    return _PASSWORD.sub(r"\g<before>:***@", text) if "://" in text else text
 
 
 def without_secrets(text: str) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
@@ -106,6 +107,7 @@ _NOISY = ("a2a", "aiormq", "asyncio", "httpx")
 _IDS = ("trace_id", "span_id", "task_id", "workflow_id", "agent_id")
 _UNSEEN_BY_PEOPLE = ("trace_id", "span_id")
 HIDDEN = "***"
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*+"')
 MOST_CHARACTERS = 2_000
 """The longest text of a field that JSON cannot express."""
 
@@ -147,7 +149,7 @@ class JsonLines(_Redacting):
             written = json.dumps(line, default=str, allow_nan=False)
         except Exception:  # noqa: BLE001 - a field that its author logs may be anything: the line is not lost
             written = json.dumps({str(name): self._as_json(field) for name, field in line.items()})
-        return self._redacted(written)
+        return _STRING.sub(lambda found: self._redacted(found[0]), written)  # none reaches beyond its string
 
     def _as_json(self, field: object) -> object:
         """Return a field of a log record as JSON can express it: unchanged if possible, else the start of its repr."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import pkgutil
 import re
@@ -27,12 +28,13 @@ from coditect.settings.settings import Settings
 from coditect.telemetry.logs import JsonLines, PlainLines
 
 SAFE = ascii_letters + digits + "-._~%!$&()*+,;="
+ENDS_A_URL = " /\"'"
 
 
 @given(
     scheme=st.sampled_from(["amqp", "amqps", "redis", "rediss", "http", "https"]),
     user=st.text(SAFE, max_size=10),
-    password=st.text(SAFE, min_size=1, max_size=30).map(lambda text: f"secret{text}"),
+    password=st.text(SAFE + ENDS_A_URL, min_size=1, max_size=30).map(lambda text: f"secret{text}"),
     before=st.text(max_size=20),
     after=st.sampled_from(["", "/", "/vhost", "/0?ssl=1", " and more", '"', "'}"]),
 )
@@ -43,13 +45,27 @@ def test_password_is_nowhere_in_what_is_shown(scheme: str, user: str, password: 
     assert f"{scheme}://{user}:***@broker.example:5672{after}" in shown
 
 
-@pytest.mark.parametrize("password", ["pa@secret", "@secret", "secret@", "a@b@secret"])
+@pytest.mark.parametrize("password", ["pa@secret", "@secret", "secret@", "a@b@secret", "@a'secret", 'a"b@secret'])
 def test_password_with_an_at_sign_is_hidden_whole(password: str) -> None:
     assert without_passwords(f"to amqp://user:{password}@host:1/v") == "to amqp://user:***@host:1/v"
     assert password in secrets_in(Settings(amqp_url=f"amqp://user:{password}@host:1/v"))
 
 
-@pytest.mark.parametrize("text", ["amqp://localhost:5672/", "http://[::1]:80/a@b", "no address: a@b", "a://b c:d@e"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "amqp://localhost:5672/",
+        "http://[::1]:80/a@b",
+        "http://[fe80::1%eth0]/a@b",
+        "http://host:80/a@b",
+        "amqp://host:5672, or ask a@b",
+        "'http://host:80' of a@b",
+        "http://host: it refuses a@b",
+        "http://host:port is none\nask a@b",
+        "no address: a@b",
+        "a://b c:d@e",
+    ],
+)
 def test_what_has_no_password_is_shown_as_it_is(text: str) -> None:
     assert without_passwords(text) == text
 
@@ -70,6 +86,15 @@ def test_log_lines_show_none(formatter: logging.Formatter) -> None:
 
     assert "secret" not in stream.getvalue()
     assert stream.getvalue().count("coditect:***@127.0.0.1") >= 3
+
+
+def test_line_of_json_stays_json_where_its_passwords_have_quotes() -> None:
+    record = logging.LogRecord("one", logging.WARNING, __file__, 1, 'amqp://u:a"secret@h/', (), None)
+    vars(record).update({"at": "http://host:port", "owner": "me@there"})
+
+    line = json.loads(JsonLines().format(record))
+
+    assert (line["event"], line["at"], line["owner"]) == ("amqp://u:***@h/", "http://host:port", "me@there")
 
 
 def test_errors_on_the_command_line_show_none() -> None:
