@@ -22,6 +22,7 @@ from importlib.metadata import version
 from threading import Thread
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from opentelemetry import trace
 from opentelemetry.context import Context, attach, detach
@@ -33,6 +34,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, TraceFlags, TraceState
 from opentelemetry.trace.status import Status, StatusCode
 
+from coditect.errors import SetupError
 from coditect.telemetry.tracing import (
     CURRENT,
     NO_TRACING,
@@ -81,6 +83,8 @@ QUIET_SECONDS = 60.0
 NEW_TRACES_PER_SECOND = 50.0
 """How many new traces a process keeps per second, unless `OTEL_TRACES_SAMPLER` says which."""
 GRPC = "grpc"
+ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+HEADERS = "OTEL_EXPORTER_OTLP_HEADERS"
 LOUD = (
     "opentelemetry.exporter.otlp.proto.grpc.exporter",
     "opentelemetry.exporter.otlp.proto.http.trace_exporter",
@@ -97,16 +101,20 @@ _SCOPE = InstrumentationScope("coditect", version("coditect"))
 def open_otlp(service: str, instance: str, *, new_per_second: float = NEW_TRACES_PER_SECOND) -> Tracing:
     """Return the tracing that sends spans to the collector of the `OTEL_*` variables; NO_TRACING if they disable it.
     Without `OTEL_TRACES_SAMPLER` every trace is kept, up to so many new ones a second. Connects to nothing yet.
+
+    Raises:
+        SetupError: when the collector's endpoint is malformed, or holds a password that the exporter would show.
     """
     if os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return NO_TRACING
+    exporter = _exporter()
     quiet = Quiet()
     for name in LOUD:  # a filter sees what its own logger logs, and nothing of the loggers below
         logging.getLogger(name).addFilter(quiet)
     resource = Resource.create(_described(service, instance))
     sampler = TracerProvider(resource=resource, shutdown_on_exit=False).sampler  # by OTEL_TRACES_SAMPLER
     new = None if os.environ.get("OTEL_TRACES_SAMPLER") else NewTraces(new_per_second)
-    return OtlpTracing(BatchSpanProcessor(_exporter()), sampler=sampler, resource=resource, new=new)
+    return OtlpTracing(BatchSpanProcessor(exporter), sampler=sampler, resource=resource, new=new)
 
 
 def _described(service: str, instance: str) -> dict[str, str]:
@@ -119,13 +127,34 @@ def _described(service: str, instance: str) -> dict[str, str]:
 def _exporter() -> SpanExporter:
     """Return the exporter for the protocol of the `OTEL_EXPORTER_OTLP_*` variables, `http/protobuf` by default."""
     general = os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")
-    if os.environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", general) == GRPC:
+    protocol = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", general)
+    for variable in ENDPOINTS:
+        _check_endpoint(os.environ.get(variable, ""), variable, protocol)
+    if protocol == GRPC:
         from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as Grpc  # noqa: PLC0415
 
         return Grpc()
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as Http  # noqa: PLC0415
 
     return Http()
+
+
+def _check_endpoint(text: str, variable: str, protocol: str) -> None:
+    """Check a collector's endpoint, which may be empty.
+
+    Over HTTP a user and password may be in it. gRPC knows none, and logs them as a part of the host.
+    """
+    try:
+        parts, _ = urlsplit(text), urlsplit(text).port
+        known = not text or protocol == GRPC or (parts.scheme in ("http", "https") and bool(parts.hostname))
+    except ValueError:
+        known = False
+    if not known or not text.isprintable() or " " in text:  # what urllib says may hold the password
+        fix = f"{variable}=http://localhost:{4317 if protocol == GRPC else 4318}; a password belongs into {HEADERS}"
+        raise SetupError("The endpoint of the collector is no URL", variable=variable, fix=fix)
+    if protocol == GRPC and "@" in text:
+        fix = f"{HEADERS}=Authorization=Basic%20..., and no user or password in {variable}"
+        raise SetupError("The endpoint of a collector by gRPC has no user or password", variable=variable, fix=fix)
 
 
 class Quiet(logging.Filter):

@@ -26,7 +26,7 @@ def open_tracing(settings: Settings, *, service: str, instance: str) -> Tracing:
     """Return the tracing that the settings ask for; `service` and `instance` name the process to a collector.
 
     Raises:
-        SetupError: when OpenTelemetry is not installed.
+        SetupError: when OpenTelemetry is not installed, or the endpoint of its collector cannot be used.
     """
     if settings.tracing == "off":
         return NO_TRACING

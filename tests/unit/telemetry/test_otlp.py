@@ -273,3 +273,48 @@ async def test_sampler_of_the_environment_that_keeps_no_trace_skips_it_too(
     monkeypatch.setenv("OTEL_TRACES_SAMPLER", "parentbased_always_off")
     async with open_tracing(ON, service="s", instance="i") as tracing:
         assert tracing.begin("one", SpanKind.PRODUCER) is SKIPPED
+
+
+@pytest.mark.parametrize("variable", ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"])
+@pytest.mark.parametrize(
+    ("protocol", "endpoint"),
+    [
+        ("grpc", "http://user:s3cretPW@127.0.0.1:1"),
+        ("grpc", "user:s3cretPW@127.0.0.1:1"),
+        ("grpc", "http://u:s3cretPW@[::1:1"),
+        ("http/protobuf", "http://user:s3cretPW/x@127.0.0.1:1"),
+        ("http/protobuf", "http://user:s3cret PW@127.0.0.1:1"),
+        ("http/protobuf", "user:s3cretPW@127.0.0.1:1"),
+    ],
+)
+def test_endpoint_whose_password_the_exporter_would_show_is_refused_without_it(
+    variable: str, protocol: str, endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)
+    monkeypatch.setenv(variable, endpoint)
+
+    with pytest.raises(SetupError) as refused:
+        open_tracing(ON, service="s", instance="i")
+
+    assert refused.value.facts["variable"] == variable
+    assert "OTEL_EXPORTER_OTLP_HEADERS" in str(refused.value.facts["fix"])
+    assert "s3cret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "endpoint"),
+    [
+        ("grpc", ""),
+        ("grpc", "127.0.0.1:1"),
+        ("grpc", "localhost:1"),
+        ("grpc", "http://[::1]:1"),
+        ("http/protobuf", "http://user:s3cretPW@127.0.0.1:1/@tenant"),
+    ],
+)
+async def test_endpoint_that_an_exporter_takes_is_not_refused(
+    protocol: str, endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
+    async with open_tracing(ON, service="s", instance="i") as tracing:
+        assert tracing.active
