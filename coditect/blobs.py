@@ -31,6 +31,8 @@ MAX_TRANSFERS = 16
 """The largest number of concurrent transfers of one process."""
 _SET_IT = "set CODITECT_BLOB_URL everywhere to a folder that all can reach, or pass a reference to where it lies"
 
+_CORRECT_IT = "correct CODITECT_BLOB_URL: its protocol, host and port, with user and password percent-encoded"
+
 
 class Blobs(Protocol):
     """The port of the store for large values, which are over the inline limit of a message."""
@@ -176,10 +178,12 @@ class FolderBlobs:
 
 
 def open_blobs(url: str | None, *, most_bytes: int) -> Blobs:
-    """Return the store for large values at a URL, without any I/O yet; without a URL, one that refuses every value.
+    """Return the store for large values at a URL; without a URL, one that refuses every value.
+
+    fsspec connects to some kinds of servers here already, such as FTP.
 
     Raises:
-        SetupError: when fsspec, or what it needs for this URL, is not installed.
+        SetupError: when fsspec, or what it needs for this URL, is not installed, or fsspec cannot open the URL.
     """
     if url is None:
         return NO_BLOBS
@@ -188,13 +192,15 @@ def open_blobs(url: str | None, *, most_bytes: int) -> Blobs:
         from fsspec.implementations.local import LocalFileSystem  # noqa: PLC0415
 
         files, folder = url_to_fs(url)
-    except (ImportError, ValueError) as error:
+    except Exception as error:  # noqa: BLE001 - a file system of any vendor raises what it likes
+        missing = isinstance(error, ImportError)
+        shown = missing or "@" not in url  # what the vendor says may hold a part of the password
         raise SetupError(
             "The place for large values cannot be used",
             variable="CODITECT_BLOB_URL",
-            reason=str(error),
-            fix=f"{install_command('blob')}, and what fsspec needs for this URL",
-        ) from error
+            reason=str(error) if shown else type(error).__name__,
+            fix=f"{install_command('blob')}, and what fsspec needs for this URL" if missing else _CORRECT_IT,
+        ) from (error if shown else None)
     return FolderBlobs(files, folder.rstrip("/"), most_bytes, durable=isinstance(files, LocalFileSystem))
 
 

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from dataclasses import replace
 from pathlib import Path
+from traceback import format_exception
 
 import pytest
 from hypothesis import given
@@ -107,6 +108,22 @@ async def test_place_that_hangs_is_unavailable(blobs: FolderBlobs) -> None:
 def test_place_that_fsspec_cannot_reach_is_refused_when_it_is_opened() -> None:
     with pytest.raises(SetupError, match="CODITECT_BLOB_URL"):
         open_blobs("nosuchprotocol://bucket/folder", most_bytes=1)
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("ftp://user:s3cretPW#x@127.0.0.1:1/y", "ValueError"),
+        ("ftp://user:s3cretPW@127.0.0.1:1/y", "ConnectionRefusedError"),
+        ("ftp://127.0.0.1:1/y", "refused"),
+    ],
+)
+def test_url_that_cannot_be_opened_is_told_without_its_password(url: str, reason: str) -> None:
+    with pytest.raises(SetupError, match="CODITECT_BLOB_URL") as refused:
+        open_blobs(url, most_bytes=1)
+
+    assert reason in str(refused.value.facts["reason"])
+    assert "s3cret" not in "".join(format_exception(refused.value))
 
 
 async def test_claim_is_redeemed_as_the_whole_and_anywhere_inside(blobs: FolderBlobs) -> None:
