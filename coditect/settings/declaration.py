@@ -196,12 +196,18 @@ def http_url(example: str, *, within: str = "") -> Kind[str]:
         except ValueError:
             known = False
         if not known or not text.isprintable() or " " in text:
-            raise SetupError("A setting is a URL", variable=variable, given=text, fix=fix)
+            raise SetupError("A setting is a URL", variable=variable, **_given(text), fix=fix)
         if within not in text:
-            raise SetupError(f"A setting is a URL with {within} in it", variable=variable, given=text, fix=fix)
+            sentence = f"A setting is a URL with {within} in it"
+            raise SetupError(sentence, variable=variable, **_given(text), fix=fix)
         return text
 
     return Kind(parse)
+
+
+def _given(text: str) -> dict[str, str]:
+    """Return the fact that shows a wrong address; none if a password may be in it."""
+    return {} if "@" in text else {"given": text}
 
 
 def _flag(variable: str, text: str) -> bool:
@@ -214,8 +220,9 @@ def _flag(variable: str, text: str) -> bool:
 def _host_names(variable: str, text: str) -> str:
     for host in filter(None, map(str.strip, text.split(","))):
         if not _is_host(host):
+            given = {} if "@" in text else {"given": host}
             fix = f"{variable}=api.example.com,10.0.0.7: no scheme, port or path"
-            raise SetupError("A setting lists names of hosts, and nothing else", variable=variable, given=host, fix=fix)
+            raise SetupError("A setting lists names of hosts, and nothing else", variable=variable, **given, fix=fix)
     return text.strip(", ")
 
 

@@ -606,5 +606,7 @@ async def test_a_key_for_another_purpose_verifies_nothing(
 
 
 def test_an_issuer_is_reached_by_tls() -> None:
-    with pytest.raises(SetupError, match="https"):
-        OidcTokens("http://issuer.example", "coditect")
+    with pytest.raises(SetupError, match="https") as refused:
+        OidcTokens("http://user:s3cret'PW@issuer.example", "coditect")
+
+    assert refused.value.facts["issuer"] == "issuer.example"

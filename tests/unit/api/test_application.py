@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from dataclasses import replace
 from pathlib import Path
+from traceback import format_exception
 from unittest.mock import create_autospec
 
 import pytest
@@ -110,6 +111,25 @@ def test_a_wrong_setting_names_its_variable_and_what_to_write(variable: str, giv
 
     assert (refused.value.facts["variable"], refused.value.facts["given"]) == (variable, given)
     assert fix in str(refused.value.facts["fix"])
+
+
+@pytest.mark.parametrize(
+    ("variable", "given"),
+    [
+        ("CODITECT_API_TRACE_URL", "http://user:s3cret PW@host/{trace}"),
+        ("CODITECT_API_TRACE_URL", "http://user: s3cretPW@host/"),
+        ("CODITECT_API_TRACE_URL", "http://user: s3cretPW@host/{trace}"),
+        ("CODITECT_API_OIDC_ISSUER", "https://user:s3cret/PW@host"),
+        ("CODITECT_API_HOSTS", "http://user:s3cret PW@h"),
+        ("CODITECT_API_HOSTS", "http://user:s3cret,PW@h"),
+    ],
+)
+def test_a_wrong_address_is_refused_without_its_password(variable: str, given: str) -> None:
+    with pytest.raises(SetupError) as refused:
+        ApiSettings.read({variable: given})
+
+    assert refused.value.facts["variable"] == variable
+    assert not [part for part in ("s3cret", "PW") if part in "".join(format_exception(refused.value))]
 
 
 def test_settings_that_are_lists_and_rates_are_read() -> None:
