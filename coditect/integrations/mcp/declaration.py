@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from typing import Any
+from urllib.parse import urlsplit
 
 from mcp import Client
 from mcp.client import IncomingMessage
@@ -70,21 +71,18 @@ class ToolServer:
         A command gets PATH, HOME and the like of this process, and `env`, and nothing else of the environment.
 
         Raises:
-            SetupError: when the command line is empty, or its quotes do not match.
+            SetupError: when the URL or the command line is malformed, or empty.
         """
-        self.target = target
+        self._target = target
         self._env = dict(env or {})
         self._at: str | StdioServerParameters = target
-        if not target.startswith(("http://", "https://")):
-            try:
-                words = shlex.split(target)
-            except ValueError as error:
-                raise SetupError(
-                    "The command line of an MCP server has no end", given=target, fix=str(error)
-                ) from error
-            if not words:
-                raise SetupError("An MCP server needs a command", fix="--mcp 'mcp-server-git --repository .'")
-            self._at = StdioServerParameters(command=words[0], args=words[1:], env=self._env or None)
+        if target.startswith(("http://", "https://")):
+            name = _without_secrets(target)
+        else:
+            name, *args = _words(target)
+            self._at = StdioServerParameters(command=name, args=args, env=self._env or None)
+        self.name = name
+        """The server's address without user and query, or its program without arguments: keys may be in them."""
         self._opened: asyncio.Future[Client] | None = None
         self._suspected = asyncio.Event()
         self._trouble = ""
@@ -107,7 +105,7 @@ class ToolServer:
             yield
             return
         self._opened, self._suspected = asyncio.get_running_loop().create_future(), asyncio.Event()
-        self._keeping = asyncio.create_task(self._keep(), name=f"keep {self.target}")
+        self._keeping = asyncio.create_task(self._keep(), name=f"keep {self.name}")
         try:
             yield
         finally:
@@ -128,9 +126,9 @@ class ToolServer:
         except (MCPError, TimeoutError) as error:
             raise self._judged(error, client) from error
         except ValidationError as error:
-            raise SetupError("An MCP server lists an invalid tool", server=self.target, fix=_said(error)) from error
+            raise SetupError("An MCP server lists an invalid tool", server=self.name, fix=_said(error)) from error
         if not 0 < len(self.known) <= MOST_TOOLS:
-            raise SetupError("An MCP server has 1 to 200 tools", server=self.target, tools=len(self.known))
+            raise SetupError("An MCP server has 1 to 200 tools", server=self.name, tools=len(self.known))
         return self.known
 
     async def call(
@@ -152,9 +150,7 @@ class ToolServer:
         except MCPError as error:
             raise self._judged(error, client) from error
         except ValidationError as error:
-            raise ToolServerLost(
-                "The MCP server's answer is invalid", server=self.target, reason=_said(error)
-            ) from error
+            raise ToolServerLost("The MCP server's answer is invalid", server=self.name, reason=_said(error)) from error
         except asyncio.CancelledError:
             if asyncio.get_running_loop().time() - began >= 0.9 * limit_seconds:
                 self._suspect(client)
@@ -164,9 +160,9 @@ class ToolServer:
         """Return Coditect's error for an MCP error; unless the call itself was wrong, first suspect the connection."""
         reason = str(error)[:500] or "it does not answer"
         if isinstance(error, MCPError) and (error.code in _FINAL or error.code not in _PROTOCOL_CODES):
-            return InputError("The MCP server refused the call", server=self.target, reason=reason)
+            return InputError("The MCP server refused the call", server=self.name, reason=reason)
         self._suspect(client)
-        return ToolServerLost("The MCP server ended during the call, or failed", server=self.target, reason=reason)
+        return ToolServerLost("The MCP server ended during the call, or failed", server=self.name, reason=reason)
 
     def _suspect(self, client: Client) -> None:
         """Let `_keep` probe a connection, and replace it if it is of no use; calls wait meanwhile.
@@ -179,13 +175,13 @@ class ToolServer:
 
     async def _client(self) -> Client:
         if self._opened is None:
-            raise SetupError("The MCP server is not open", server=self.target)
+            raise SetupError("The MCP server is not open", server=self.name)
         try:
             async with asyncio.timeout(MCP_CONNECT_SECONDS):
                 return await asyncio.shield(self._opened)
         except TimeoutError as error:
             reason = self._trouble or "it does not answer"
-            raise ToolServerLost("The MCP server cannot be reached", server=self.target, reason=reason) from error
+            raise ToolServerLost("The MCP server cannot be reached", server=self.name, reason=reason) from error
 
     async def _keep(self) -> None:
         """Keep a connection to the server until canceled: open it, and open it again whenever it fails or is lost.
@@ -208,11 +204,11 @@ class ToolServer:
                     raise asyncio.CancelledError from error
                 while isinstance(error, ExceptionGroup):
                     error = error.exceptions[0]
-                self._trouble = f"{type(error).__name__}: {error}"[:300]
+                self._trouble = f"{type(error).__name__}: {error}".replace(self._target, self.name)[:300]
             if self._opened is None or self._opened.done():
                 self._opened = asyncio.get_running_loop().create_future()
             failures += 1
-            log.warning("An MCP server is opened again", extra={"server": self.target, "reason": self._trouble})
+            log.warning("An MCP server is opened again", extra={"server": self.name, "reason": self._trouble})
             await asyncio.sleep(RESTART_PAUSES.pause(failures))
 
     def _new_client(self) -> Client:
@@ -255,7 +251,7 @@ class ToolServer:
         if not (unusable or 0 < len(found) <= MOST_TOOLS):
             unusable = f"it lists more than {MOST_TOOLS} tools" if found else "it lists no tool, as while it starts"
         if unusable and unusable != self._unusable:
-            facts = {"server": self.target, "reason": unusable, "fix": f"let it list 1 to {MOST_TOOLS} tools"}
+            facts = {"server": self.name, "reason": unusable, "fix": f"let it list 1 to {MOST_TOOLS} tools"}
             log.warning("An MCP server lists tools that cannot be used; its tools are as before", extra=facts)
         self._unusable = unusable
         if self.known and not unusable and found != self.known:
@@ -274,7 +270,33 @@ class ToolServer:
 
     def _log_change(self) -> None:
         fix = "start the agent again; `coditect agent run --mcp` does that by itself"
-        log.warning("An MCP server has other tools now", extra={"server": self.target, "fix": fix})
+        log.warning("An MCP server has other tools now", extra={"server": self.name, "fix": fix})
+
+
+def _without_secrets(url: str) -> str:
+    """Return a server's URL without user and query, in which keys are.
+
+    Raises:
+        SetupError: when it is no URL.
+    """
+    try:
+        parts, _ = urlsplit(url), urlsplit(url).port
+    except ValueError:
+        parts = urlsplit("")
+    if not parts.hostname:  # what urllib says may hold the password
+        fix = "--mcp https://tools.example.com/mcp, with user and password percent-encoded"
+        raise SetupError("The URL of an MCP server is malformed", fix=fix)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
+
+
+def _words(command: str) -> list[str]:
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        raise SetupError("The command line of an MCP server has no end", fix=str(error)) from error
+    if not words:
+        raise SetupError("An MCP server needs a command", fix="--mcp 'mcp-server-git --repository .'")
+    return words
 
 
 async def _listed(client: Client) -> list[Tool]:
@@ -371,7 +393,7 @@ def agent_of(
         async with server.open():
             yield
 
-    agent = Agent(name, slots=slots, lifespan=lifespan, description=f"The tools of an MCP server: {server.target}")
+    agent = Agent(name, slots=slots, lifespan=lifespan, description=f"The tools of an MCP server: {server.name}")
     names: dict[str, str] = {}
     for tool in tools:
         capability = f"{prefix}.{_UNFIT.sub('-', tool.name.lower()).strip('-_') or 'tool'}"
@@ -384,7 +406,7 @@ def agent_of(
             facts = {"tool": tool.name[:200], "capability": capability[:200], "reason": str(error), "fix": _RENAME}
             log.warning("A tool of an MCP server is left out: it cannot be a capability", extra=facts)
     if not agent.capabilities:
-        raise SetupError("No tool of an MCP server can be a capability", server=server.target, fix=_RENAME)
+        raise SetupError("No tool of an MCP server can be a capability", server=server.name, fix=_RENAME)
     return agent
 
 

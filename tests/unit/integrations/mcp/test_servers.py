@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mcp_types import Tool
 
 from coditect.errors import SetupError
 from coditect.integrations.json_schema import SchemaCheck
@@ -115,6 +116,25 @@ async def test_a_command_that_is_no_server_says_so(monkeypatch: pytest.MonkeyPat
         await mcp_agent("none", f"{sys.executable} -c pass")
     with pytest.raises(ToolServerLost, match="no-such-program"):
         await mcp_agent("none", "no-such-program")
-    for wrong in ("", "'half"):
-        with pytest.raises(SetupError, match="MCP server"):
-            ToolServer(wrong)
+
+
+@pytest.mark.parametrize("wrong", ["", "'half", "run --api-key s3cret '", "https://", "http://u:s3cret/x@[::1:1/"])
+def test_a_malformed_command_or_url_is_refused_without_its_secrets(wrong: str) -> None:
+    with pytest.raises(SetupError, match="MCP server") as refused:
+        ToolServer(wrong)
+
+    assert "s3cret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("target", "name"),
+    [
+        ("https://me:s3cret@tools.example.com:8443/mcp?token=s3cret#x", "https://tools.example.com:8443/mcp"),
+        ("http://[::1]:1/mcp", "http://[::1]:1/mcp"),
+        ("npx -y server --api-key s3cret", "npx"),
+    ],
+)
+def test_a_server_is_described_without_what_may_be_secret(target: str, name: str) -> None:
+    agent = agent_of("letters", ToolServer(target), [Tool(name="count", input_schema={})], prefix="letters")
+
+    assert agent.description == f"The tools of an MCP server: {name}"
