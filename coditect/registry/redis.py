@@ -19,6 +19,7 @@ from typing import Any, Self, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
@@ -79,18 +80,24 @@ CONNECTIONS = 8
 SENTINELS = ("redis+sentinel://", "rediss+sentinel://")
 SENTINEL_PORT = 26_379
 REDIS_URL_EXAMPLE = "rediss://user:password@host:6379/0?ssl_ca_certs=/path/to/ca.pem"
-_TLS_PARAMETERS = ("ssl_ca_certs", "ssl_ca_data", "ssl_ca_path", "ssl_certfile", "ssl_keyfile", "ssl_password")
+_TLS_VERSIONS = ("771", "772")
+"""TLS 1.2 and 1.3, as Python's `ssl.TLSVersion` numbers them."""
 _ONE_DATABASE = re.compile(r"unix://|rediss?://([^/?]*@)?[^/?,@]*(/\d*)?/?(\?|$)", re.IGNORECASE)
 _BY_SENTINELS = re.compile(
     r"\w+\+sentinel://((?P<signed>[^/?]*)@)?(?P<places>[^/?@]+)/(?P<name>[^/?]+)(/(?P<database>\d*))?/?(\?(?P<query>.*))?$"
 )
 REDIS_URL_PARAMETERS = (
-    *_TLS_PARAMETERS,
     "client_name",
     "db",
     "health_check_interval",
     "socket_keepalive",
+    "ssl_ca_certs",
+    "ssl_ca_data",
+    "ssl_ca_path",
+    "ssl_certfile",
+    "ssl_keyfile",
     "ssl_min_version",
+    "ssl_password",
 )
 """The parameters of a URL of Redis; the time limits and the protocol are Coditect's own."""
 
@@ -233,6 +240,7 @@ def read_scripts(package: str, *names: str, shared: str = "") -> dict[str, str]:
 
 def _client(url: str, timeout_seconds: float) -> Redis:
     check_address(url, "CODITECT_REDIS_URL", example=REDIS_URL_EXAMPLE, parameters=REDIS_URL_PARAMETERS)
+    _check_tls_version(url)
     try:
         if url.startswith(SENTINELS):
             return _watched(url, timeout_seconds)
@@ -246,6 +254,18 @@ def _client(url: str, timeout_seconds: float) -> Redis:
         fix = "with Sentinel: redis+sentinel://one:26379,two:26379/NAME_OF_THE_MASTER/0"
         raise SetupError(sentence, fix=fix) from None  # what urllib says may hold the password
     return Redis.from_pool(pool)
+
+
+def _check_tls_version(url: str) -> None:
+    """Check that a URL of Redis names no version of TLS before 1.2, which is the default.
+
+    Raises:
+        SetupError: otherwise.
+    """
+    for name, value in parse_qsl(url.partition("?")[2], keep_blank_values=True):
+        if name == "ssl_min_version" and value not in _TLS_VERSIONS:
+            fix = f"{name}=771 for TLS 1.2, {name}=772 for TLS 1.3, or leave it out of CODITECT_REDIS_URL"
+            raise SetupError("The oldest version of TLS that is allowed is 1.2 or 1.3", parameter=name, fix=fix)
 
 
 def _each(timeout_seconds: float) -> dict[str, Any]:
@@ -265,20 +285,21 @@ def _watched(url: str, timeout_seconds: float) -> Redis:
     if parts is None or not all(host.hostname for host in hosts):
         raise ValueError(url)
     user, _, password = (parts["signed"] or "").partition(":")
-    parameters = dict(parse_qsl(parts["query"] or ""))
-    tls: dict[str, Any] = {"ssl": url.startswith("rediss")}
-    tls |= {parameter: parameters[parameter] for parameter in _TLS_PARAMETERS if parameter in parameters and tls["ssl"]}
+    options: dict[str, Any] = {**parse_url(f"redis://?{parts['query'] or ''}")}
+    database = options.pop("db", 0)
+    database = int(parts["database"] or database)
+    options["ssl"] = url.startswith("rediss")
     limits = {"socket_timeout": timeout_seconds, "socket_connect_timeout": timeout_seconds}
     sentinel = Sentinel(  # type: ignore[no-untyped-call] # redis-py says no types here
         [(host.hostname, host.port or SENTINEL_PORT) for host in hosts],
-        sentinel_kwargs={**limits, **tls},
+        sentinel_kwargs={**limits, **options},
     )
     master: Redis = sentinel.master_for(
-        parts["name"],
-        db=int(parts["database"] or parameters.get("db") or 0),
+        unquote(parts["name"]),
+        db=database,
         username=unquote(user) or None,
         password=unquote(password) or None,
-        **tls,
+        **options,
         **_each(timeout_seconds),
     )
     return master

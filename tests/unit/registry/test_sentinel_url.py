@@ -15,13 +15,13 @@ def connection(url: str) -> RedisConnection:
 
 
 async def test_sentinels_the_masters_name_and_the_sign_in_are_read() -> None:
-    made = connection("redis+sentinel://user:p%40ss@one:26380,two,[::1]:26381/mymaster/3")
+    made = connection("redis+sentinel://user:p%40ss@one:26380,two,[::1]:26381/my%2Dmaster/3")
 
     pool = made.redis.connection_pool
     assert isinstance(pool, SentinelConnectionPool)
     places = [one.connection_pool.connection_kwargs for one in pool.sentinel_manager.sentinels]
     assert [(place["host"], place["port"]) for place in places] == [("one", 26380), ("two", 26379), ("::1", 26381)]
-    assert pool.service_name == "mymaster"
+    assert pool.service_name == "my-master"
     wanted = {"db": 3, "username": "user", "password": "p@ss"}
     assert {name: pool.connection_kwargs[name] for name in wanted} == wanted
     await made.close()
@@ -37,6 +37,29 @@ async def test_sentinels_are_asked_over_tls_when_the_master_is(scheme: str, encr
     assert [issubclass(one.connection_class, SSLConnection) for one in pools] == [encrypted] * 2
     assert {one.connection_kwargs.get("ssl_ca_certs") for one in pools} == {"/ca.pem" if encrypted else None}
     await made.close()
+
+
+@pytest.mark.parametrize("database", ["/3?", "?db=3&"])
+async def test_parameters_count_for_the_master_and_its_sentinels(database: str) -> None:
+    query = "ssl_min_version=772&client_name=me&health_check_interval=5&socket_keepalive=yes"
+    made = connection(f"rediss+sentinel://one/mymaster{database}{query}")
+
+    pool = made.redis.connection_pool
+    assert isinstance(pool, SentinelConnectionPool)
+    wanted = {"ssl_min_version": 772, "client_name": "me", "health_check_interval": 5, "socket_keepalive": True}
+    for one in (pool, *(one.connection_pool for one in pool.sentinel_manager.sentinels)):
+        assert {name: one.connection_kwargs[name] for name in wanted} == wanted
+    assert pool.connection_kwargs["db"] == 3
+    await made.close()
+
+
+@pytest.mark.parametrize("address", ["rediss://host/0", "rediss+sentinel://host/mymaster"])
+@pytest.mark.parametrize("version", ["768", "769", "770", "1", "TLSv1_2", "", "772&ssl_min_version=769"])
+def test_version_of_tls_before_1_2_is_refused(address: str, version: str) -> None:
+    with pytest.raises(SetupError, match="version of TLS") as refused:
+        connection(f"{address}?ssl_min_version={version}")
+
+    assert "ssl_min_version=771" in str(refused.value.facts["fix"])
 
 
 @pytest.mark.parametrize("scheme", ["redis://host/0", "rediss://host/0", "rediss+sentinel://host/mymaster"])
@@ -72,7 +95,15 @@ def test_address_with_another_database_or_host_than_it_seems_is_refused(url: str
 
 
 @pytest.mark.parametrize(
-    "url", ["redis://", "redis://host", "rediss://:a,b@host:1/15", "redis://[::1]:1/", "unix:///run/x"]
+    "url",
+    [
+        "redis://",
+        "redis://host",
+        "rediss://:a,b@host:1/15",
+        "redis://[::1]:1/",
+        "unix:///run/x",
+        "rediss://host?ssl_min_version=771",
+    ],
 )
 async def test_address_of_one_redis_is_taken(url: str) -> None:
     await connection(url).close()
