@@ -9,7 +9,6 @@ Calls are rare and small, so they use the standard library, each in a thread and
 from __future__ import annotations
 
 import asyncio
-import ssl
 from base64 import b64encode
 from collections.abc import Mapping
 from contextlib import closing
@@ -20,7 +19,7 @@ from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
 
 from coditect.broker.topology import Binding
 from coditect.errors import InvalidTask, Retryable, SetupError
-from coditect.settings.addresses import check_address
+from coditect.settings.addresses import check_address, trusting
 from coditect.wire import json
 
 MANAGEMENT_CALL_SECONDS = 2.0
@@ -175,6 +174,8 @@ class Management:
                 return None
             if status < 400:
                 return json.loads(body) if body else {}
+        except SetupError as error:
+            raise ManagementUnavailable(error.sentence, **error.facts) from error
         except (OSError, HTTPException, InvalidTask) as error:
             reason = f"{type(error).__name__}: {error}"[:200]
             raise ManagementUnavailable("The broker's management API does not answer", reason=reason) from error
@@ -193,7 +194,7 @@ class Management:
         host, limit = self._at.hostname or "", self._timeout_seconds
         if self._at.scheme == "http":
             return HTTPConnection(host, self._at.port, timeout=limit)
-        trusted = ssl.create_default_context(cafile=dict(parse_qsl(self._at.query)).get("cafile"))
+        trusted = trusting(dict(parse_qsl(self._at.query)), "CODITECT_MANAGEMENT_URL")
         return HTTPSConnection(host, self._at.port, timeout=limit, context=trusted)
 
 

@@ -12,13 +12,14 @@ import ssl
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import TypeVar
-from urllib.parse import SplitResult, parse_qsl, urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from coditect.broker.rabbitmq.connection import hosts_of
 from coditect.errors import RegistryUnavailable, SetupError
 from coditect.local.errors import ServerUnreachable
 from coditect.local.supervisor import Probe
 from coditect.registry.redis import RedisConnection
+from coditect.settings.addresses import trusting
 
 _CONNECTION_START = b"\x00\x0a\x00\x0a"
 _VERSION = re.compile(rb"\x07versionS(.{4})", re.DOTALL)
@@ -32,6 +33,7 @@ async def broker_version(url: str, *, within_seconds: float = 2.0) -> str:
     The probe does not sign in. `within_seconds` bounds each host.
 
     Raises:
+        SetupError: TLS fails, or the address is wrong; with the fix.
         ServerUnreachable: nothing answers in time, or something that is no AMQP 0-9-1 broker; retryable.
     """
     *others, last = (str(host) for host in hosts_of(url))
@@ -44,7 +46,8 @@ async def broker_version(url: str, *, within_seconds: float = 2.0) -> str:
 async def _broker_version(url: str, within_seconds: float) -> str:
     parts = urlsplit(url)
     tls = parts.scheme == "amqps"
-    port, trusted = parts.port or (5671 if tls else 5672), _trusting(parts) if tls else None
+    port = parts.port or (5671 if tls else 5672)
+    trusted = trusting(dict(parse_qsl(parts.query)), "CODITECT_AMQP_URL") if tls else None
     try:
         async with asyncio.timeout(within_seconds):
             reader, writer = await asyncio.open_connection(parts.hostname or "127.0.0.1", port, ssl=trusted)
@@ -166,12 +169,6 @@ def _check_tls(error: BaseException | None, url: str) -> None:
             fix = f"correct host, port and certificates in the address; TLS says: {reason}"
             raise SetupError("TLS to the server fails", address=_address(url), fix=fix) from error
         error = error.__cause__ or error.__context__
-
-
-def _trusting(parts: SplitResult) -> ssl.SSLContext:
-    """Return the TLS settings that trust the authority that an address names, or else the system's authorities."""
-    query = dict(parse_qsl(parts.query))
-    return ssl.create_default_context(cafile=query.get("cafile"), capath=query.get("capath"))
 
 
 def _address(url: str) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+import ssl
+from collections.abc import Collection, Mapping
 from dataclasses import fields
 from ipaddress import ip_address
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -40,7 +41,7 @@ _SECRET = re.compile(
 """A value behind a name such as `password=`, a private key, a token of a known form, or a long mix of characters."""
 
 
-_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://(?:(?P<user>[^/?#]*)@)?[^@/?#]*(?P<rest>[^@#]*)", re.IGNORECASE)
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://(?:(?P<user>[^/?#]*)@)?(?P<hosts>[^@/?#]*)(?P<rest>[^@#]*)", re.IGNORECASE)
 _NOT_ENCODED = re.compile(r"%(?![0-9a-f]{2})|[\[\]\s\x00-\x1f]", re.IGNORECASE)
 _WEAKENS_TLS = frozenset({"no_verify_ssl", "ssl_cert_reqs", "ssl_check_hostname", "ssl_exclude_verify_flags"})
 _OF_TLS = re.compile(r"cadata|cafile|capath|certfile|keyfile|ssl_\w+")
@@ -52,7 +53,7 @@ _IN_BRACKETS = re.compile(r"(?:[^@]*@)?\[[^\[\]%]*\](?::[0-9]*)?")
 
 
 def check_address(text: str, variable: str, *, example: str, parameters: Collection[str]) -> None:
-    """Check one server's URL: user and password are percent-encoded, and each parameter is one of the given names.
+    """Check one server's URL: its user and password are percent-encoded, its hosts can exist, its parameters are known.
 
     A parameter that weakens TLS is never one of these: certificates are always verified. A parameter of TLS is refused
     in the URL of an unencrypted connection.
@@ -65,6 +66,11 @@ def check_address(text: str, variable: str, *, example: str, parameters: Collect
         sentence = "The address of a server is no URL, or its user or password is not percent-encoded"
         fix = f"{variable}={example}, with %2F for /, %40 for @, %23 for #, %3F for ?, %25 for % and %2C for ,"
         raise SetupError(sentence, variable=variable, fix=fix)
+    if not all(map(_can_exist, parts["hosts"].split(","))):
+        fix = f"{variable}={example}"
+        raise SetupError(
+            "The host in the address of a server has an empty or too long part", variable=variable, fix=fix
+        )
     for name, value in parse_qsl(parts["rest"].partition("?")[2], keep_blank_values=True):
         if _OF_TLS.fullmatch(name) and name in parameters and not text.lower().startswith(_WITH_TLS):
             fix = f"{variable}={example}"
@@ -88,6 +94,29 @@ def is_host(text: str, netloc: str) -> bool:
         return _IN_BRACKETS.fullmatch(netloc) is not None and ip_address(text).version == 6
     except ValueError:
         return False
+
+
+def _can_exist(place: str) -> bool:
+    """Tell whether a host, with a port or without, can be looked up; for any other, Python raises a UnicodeError."""
+    try:
+        return place.startswith("[") or place.partition(":")[0].encode("idna") is not None
+    except UnicodeError:
+        return False
+
+
+def trusting(parameters: Mapping[str, str], variable: str) -> ssl.SSLContext:
+    """Return the TLS settings that trust the authority that a URL's parameters name, or else the system's authorities.
+
+    Raises:
+        SetupError: when its certificate cannot be read; the error names the file.
+    """
+    named = {name: parameters[name] for name in ("cafile", "capath", "cadata") if parameters.get(name)}
+    try:
+        data = bytes.fromhex(named["cadata"]) if "cadata" in named else None
+        return ssl.create_default_context(cafile=named.get("cafile"), capath=named.get("capath"), cadata=data)
+    except (OSError, ValueError) as error:
+        fix = f"correct in {variable}: {', '.join(f'{name}={value}'[:200] for name, value in named.items())}"
+        raise SetupError("The certificate of an authority cannot be read", reason=str(error), fix=fix) from error
 
 
 def without_passwords(text: str) -> str:

@@ -488,6 +488,11 @@ def _broker_url(text: str) -> URL:
     if not known:  # what yarl says may hold the password
         fix = f"CODITECT_AMQP_URL={AMQP_URL_EXAMPLE}"
         raise SetupError("This is no address of a broker", variable="CODITECT_AMQP_URL", fix=fix)
+    try:
+        bytes.fromhex(url.query.get("cadata", ""))
+    except ValueError as error:
+        fix = "write the certificate's DER form in hexadecimal, or name its file: ?cafile=/path/to/ca.pem"
+        raise SetupError("A certificate in an address is not hexadecimal", parameter="cadata", fix=fix) from error
     return url
 
 

@@ -130,7 +130,7 @@ async def test_version_of_a_broker_that_lets_us() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["http://one,two:15672", "localhost:15672", "amqp://localhost", "http://", "http://host:port"]
+    "url", ["http://one,two:15672", "localhost:15672", "amqp://localhost", "http://", "http://host:port", "http://a..b"]
 )
 def test_other_urls_are_refused_before_anything_is_sent(url: str) -> None:
     with pytest.raises(SetupError, match="CODITECT_MANAGEMENT_URL"):
@@ -152,6 +152,13 @@ async def test_private_authority_in_the_url_is_believed_and_no_other(tmp_path: P
         with pytest.raises(ManagementUnavailable, match="CERTIFICATE_VERIFY_FAILED"):
             await Management(url).closing_version()
         await api.end()
+
+
+async def test_missing_authority_is_named() -> None:
+    check = await check_eviction("https://127.0.0.1:1?cafile=/no/ca.pem")
+
+    assert not check.ok
+    assert "cafile=/no/ca.pem" in check.fix
 
 
 @pytest.mark.parametrize("url", ["https://user:hunter2@host?verify=none", "https://user:hunter2/x@host"])

@@ -104,6 +104,20 @@ def test_url_that_leaves_a_connection_unencrypted_by_mistake_is_refused(setting:
     assert "amqps://" in str(refused.value.facts["fix"])
 
 
+@pytest.mark.parametrize("host", ["a..b", ".", f"{'a' * 64}.example", "one,a..b:5672"])
+def test_host_that_cannot_be_looked_up_is_refused(host: str) -> None:
+    with pytest.raises(SetupError, match="host") as refused:
+        hosts_of(f"amqp://user:hunter2@{host}/")
+
+    assert "hunter2" not in str(refused.value)
+
+
+def test_certificate_that_is_not_hexadecimal_is_refused() -> None:
+    hosts_of("amqps://host/?cadata=00fF")
+    with pytest.raises(SetupError, match="hexadecimal"):
+        hosts_of("amqps://host/?cadata=zz")
+
+
 @pytest.mark.parametrize("parameter", ["name=me", "verify=none", "cafiles=x"])
 def test_unknown_parameter_is_refused_by_name(parameter: str) -> None:
     with pytest.raises(SetupError, match="unknown parameter") as refused:

@@ -1,9 +1,11 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 
 import pytest
 
+from coditect.errors import SetupError
 from coditect.local.errors import ServerUnreachable
 from coditect.local.probe import broker_answers, broker_version, port_open, redis_answers, redis_version
 
@@ -49,6 +51,18 @@ async def test_version_is_read_from_the_handshake_of_any_of_several_brokers() ->
 async def test_sentinels_that_name_no_master_are_no_redis() -> None:
     with pytest.raises(ServerUnreachable, match="No Redis"):
         await redis_version("redis+sentinel://:secret@127.0.0.1:1,127.0.0.1:2/mymaster/0")
+
+
+@pytest.mark.parametrize("content", [None, "no certificate"])
+async def test_authority_that_cannot_be_read_is_named(content: str | None, tmp_path: Path) -> None:
+    named = tmp_path / "ca.pem"
+    if content is not None:
+        named.write_text(content)
+
+    with pytest.raises(SetupError) as refused:
+        await broker_version(f"amqps://u:p@127.0.0.1:1/?cafile={named}")
+
+    assert f"cafile={named}" in str(refused.value.facts["fix"])
 
 
 async def test_broker_without_version_is_unknown() -> None:
