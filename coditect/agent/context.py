@@ -115,6 +115,27 @@ DEFAULT_HANDOFF_TIMEOUT: Duration = "1m"
 DEFAULT_REQUEST_TIMEOUT: Duration = "5m"
 
 
+def _progress(share: Any, note: Any) -> tuple[float, str]:
+    """Return the share of a handler's progress, clamped and as a float, and its note.
+
+    A `Decimal`, a `Fraction` or NumPy's number is a number, too: an event could not carry it as it is.
+
+    Raises:
+        InputError: when the share is no number, or the note is no text.
+        InvalidTask: when the note has a lone surrogate.
+    """
+    try:
+        clamped = float(min(1.0, max(0.0, share))) if hasattr(share, "__float__") else None
+    except (ArithmeticError, TypeError, ValueError):  # such as Decimal("NaN")
+        clamped = None
+    if clamped is None:
+        arguments.refuse("share", "This is no number", share, "such as 0.5")
+    if not isinstance(note, str):
+        arguments.refuse("note", "This is no text", note, "put it in quotes")
+    dumps(note)
+    return clamped, note
+
+
 class TaskContext:
     """The base of `Context` and `PlainContext`: the task and its limits, a workspace, and progress from a thread."""
 
@@ -235,9 +256,12 @@ class TaskContext:
             self._workspace = None
 
     def report(self, share: float, note: str = "") -> None:
-        """Publish the task's progress (0 to 1, clamped) with a note, from any thread, also that of a plain handler."""
-        dumps(note)
-        self.services.report(min(1.0, max(0.0, share)), note)
+        """Publish the task's progress (0 to 1, clamped) with a note, from any thread, also that of a plain handler.
+
+        Raises:
+            InputError: when the share is no number, or the note is no text.
+        """
+        self.services.report(*_progress(share, note))
 
     def retry(self, dependency: str, policy: Retry | int | None = None) -> Retries:
         """Return the tries of one call to a dependency: `async for attempt in ctx.retry("github")`, `with attempt:`.
@@ -272,9 +296,12 @@ class Context(TaskContext, Locking):
         return self.services.breaker(arguments.text("name", name, shortest=1))
 
     async def progress(self, share: float, note: str = "") -> None:
-        """Publish the task's progress (0 to 1, clamped) with a note, as an event `task.progress`, at most once."""
-        dumps(note)
-        self.services.progress(min(1.0, max(0.0, share)), note)
+        """Publish the task's progress (0 to 1, clamped) with a note, as an event `task.progress`, at most once.
+
+        Raises:
+            InputError: when the share is no number, or the note is no text.
+        """
+        self.services.progress(*_progress(share, note))
 
     async def emit(self, /, type_: str, *, subject: str = "", **data: Any) -> None:
         """Publish an event that the handler defines, at most once; the default subject is the task's id.
@@ -547,5 +574,9 @@ class PlainContext(TaskContext):
     request = _waited(Context.request)
 
     def progress(self, share: float, note: str = "") -> None:
-        """Publish the task's progress (0 to 1, clamped) with a note, as an event `task.progress`, at most once."""
+        """Publish the task's progress (0 to 1, clamped) with a note, as an event `task.progress`, at most once.
+
+        Raises:
+            InputError: when the share is no number, or the note is no text.
+        """
         self.report(share, note)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any, cast
 
 import pytest
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 from pamqp import encode
 
 from coditect import Agent, Context, Options, Priority, Retry
-from coditect.agent.context import Services
+from coditect.agent.context import PlainContext, Services
 from coditect.broker.rabbitmq.fields import MAX_TABLE_BYTES
 from coditect.errors import InputError
 from coditect.model.duration import seconds
@@ -255,6 +257,7 @@ class Asked:
 
     levels: list[Priority] = field(default_factory=list)
     timeouts: list[float] = field(default_factory=list)
+    told: list[tuple[float, str]] = field(default_factory=list)
 
     async def request(
         self, capability: str, body: bytes, *, ordinal: int, timeout_seconds: float, priority: Priority
@@ -263,9 +266,10 @@ class Asked:
         self.timeouts.append(timeout_seconds)
         return Outcome(Status.COMPLETED, b"null", "child", None)
 
-    def progress(self, share: float, note: str) -> None: ...
+    def progress(self, share: float, note: str) -> None:
+        self.told.append((share, note))
 
-    def report(self, share: float, note: str) -> None: ...
+    report = progress
 
     def emit(self, type_: str, *, subject: str = "", **data: Any) -> None: ...
 
@@ -286,6 +290,51 @@ def test_an_argument_works_as_documented_or_its_error_names_it_before_anything_i
     else:
         assert services.levels == [Priority(str(asked or "p1").lower()) if name == "priority" else Priority.P1]
         assert services.timeouts == [seconds(asked) if name == "timeout" else 300.0]
+
+
+def tell(way: str, services: Asked, share: Any, note: Any) -> None:
+    kind = PlainContext if way == "plain" else Context
+    context = kind(Task("a.b", Priority.P1, b"null"), TaskId("task"), AgentId("agent"), cast("Services", services))
+    if way == "report":
+        context.report(share, note)
+    elif isinstance(context, Context):
+        asyncio.run(context.progress(share, note))
+    else:
+        context.progress(share, note)
+
+
+each_way = pytest.mark.parametrize("way", ["async", "plain", "report"])
+
+
+@each_way
+@pytest.mark.parametrize("share", [Decimal("0.5"), Fraction(1, 2), 0.5])
+def test_progress_is_a_float_whatever_number_it_was(way: str, share: Any) -> None:
+    services = Asked()
+
+    tell(way, services, share, "half")
+    tell(way, services, type(share)(7), "")
+    tell(way, services, 10**400, "")
+    tell(way, services, -1, "")
+
+    assert services.told == [(0.5, "half"), (1.0, ""), (1.0, ""), (0.0, "")]
+    assert {type(share) for share, _ in services.told} == {float}
+
+
+@each_way
+@pytest.mark.parametrize(
+    ("share", "note", "parameter"),
+    [
+        *((share, "", "share") for share in ("0.5", None, [1], 1j, Decimal("NaN"))),
+        *((0.5, note, "note") for note in (None, True, [1], b"half")),
+    ],
+)
+def test_progress_that_is_no_number_or_no_text_is_refused(way: str, share: Any, note: Any, parameter: str) -> None:
+    services = Asked()
+
+    with pytest.raises(InputError) as refused:
+        tell(way, services, share, note)
+
+    assert (refused.value.facts["parameter"], services.told) == (parameter, [])
 
 
 left_behind: ContextVar[str] = ContextVar("left_behind", default="nothing")
