@@ -93,7 +93,7 @@ class OidcTokens:
         """
         if not _is_reached_safely(issuer, issuer):
             fix = "CODITECT_API_OIDC_ISSUER=https://..."
-            raise SetupError("An issuer is reached by https", issuer=address.hostname, fix=fix)
+            raise SetupError("An issuer is reached by https", issuer=urlsplit(issuer).hostname, fix=fix)
         self._issuer, self._audience, self._roles_claim = issuer, audience, roles_claim
         self._now = now
         self._keys: Mapping[str, jwt.PyJWK] = {}
