@@ -283,6 +283,8 @@ class BoundedHttp(HttpToolsProtocol):
             self._frame_bytes += self._piece_bytes
             if self._frame_bytes > MAX_HEAD_BYTES and not self._complete and not self._is_left():
                 self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+        if self._complete and self._deadline is None and not self._is_left() and self.cycle.response_complete:
+            self._set_deadline()  # uvicorn's own ended when something arrived, be it an empty line
 
     def _is_left(self) -> bool:
         """Tell whether the connection ends here, or goes on as a WebSocket."""

@@ -141,6 +141,16 @@ async def test_second_head_of_a_connection_must_arrive_in_time(monkeypatch: pyte
         assert b"HTTP/1.1 408" in await end_of(reader)
 
 
+async def test_empty_line_keeps_no_idle_connection_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "HEAD_SECONDS", 0.3)
+    async with served() as address, connection(address) as (reader, writer):
+        writer.write(b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        await asyncio.wait_for(reader.readuntil(b"}"), 10)
+        writer.write(b"\r\n")
+
+        assert await end_of(reader) == b""
+
+
 async def test_head_has_a_bound() -> None:
     async with served() as address, connection(address) as (reader, writer):
         writer.write(b"GET / HTTP/1.1\r\nx-long: ")
