@@ -404,7 +404,7 @@ class Client(Locking):
     @cached_property
     def breakers(self) -> FleetBreakers:
         """The circuit breakers of the fleet: `client.breakers.list()`, `get(name)`, `open(name)`, `reset(name)`."""
-        return FleetBreakers(self._control, self._event_stream, self._background)
+        return FleetBreakers(self._control, self._event_stream, self._background, self._home)
 
     def breaker(self, breaker: str | Breaker) -> GuardedCall:
         """Return a context manager around one call of a dependency: `async with client.breaker("github"): ...`.
@@ -414,6 +414,7 @@ class Client(Locking):
 
         Raises:
             InputError: when the name is none.
+            SetupError: when the client is not open in this event loop, also at the beginning of the block.
             BreakerOpen: at the beginning of the block, when the dependency has failed too often.
         """
         return self.breakers.call(breaker)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
+from coditect.aio.loop import HomeLoop
 from coditect.aio.supervisor import Supervisor
 from coditect.codec import encode_any
 from coditect.collaboration.handoffs import HandoffRow
@@ -173,10 +174,13 @@ class BreakerListing:
 class FleetBreakers:
     """The circuit breakers of the fleet: listed, opened and reset; `Client.breaker` guards a call by one."""
 
-    def __init__(self, control: ControlPlane, event_stream: EventStreams, background: Supervisor) -> None:
+    def __init__(
+        self, control: ControlPlane, event_stream: EventStreams, background: Supervisor, home: HomeLoop
+    ) -> None:
         self._control = control
         self._background = background
         self._event_stream = event_stream
+        self._home = home
 
     @cached_property
     def _breakers(self) -> Breakers:
@@ -198,8 +202,15 @@ class FleetBreakers:
                     continue  # an event of that name from somebody else
 
     def call(self, breaker: str | Breaker) -> GuardedCall:
-        """Return a context manager around one call of a dependency; see `Client.breaker`."""
-        return self._breakers.get(breaker).call()
+        """Return a context manager around one call of a dependency; see `Client.breaker`.
+
+        Raises:
+            SetupError: when the client is not open in this event loop, also at the beginning of the block.
+        """
+        from coditect.resilience.breakers import HomeCall  # noqa: PLC0415 - only a client with breakers pays for it
+
+        self._home.check()
+        return HomeCall(self._breakers.get(breaker), self._home)
 
     async def list(self, *, limit: int | None = None) -> AsyncIterator[BreakerListing]:
         """Yield the fleet's breakers that ever opened or were reset, sorted by name."""

@@ -27,6 +27,7 @@ from itertools import islice
 from math import inf
 from typing import Any, NoReturn, Self
 
+from coditect.aio.loop import HomeLoop
 from coditect.aio.supervisor import Supervisor, happened
 from coditect.errors import BreakerOpen, CoditectError
 from coditect.messaging.control_plane import ControlPlane
@@ -126,6 +127,20 @@ class GuardedCall:
     def record(self, verdict: CallVerdict) -> None:
         """Record the end of the call as the caller judges it: as a success, a failure, or neither."""
         self._breaker.record(verdict, self._breaker.now(), turn=self._turn, permit=self.permit)
+
+
+class HomeCall(GuardedCall):
+    """A guarded call that begins only in the event loop in which its client is open."""
+
+    __slots__ = ("_home",)
+
+    def __init__(self, breaker: CircuitBreaker, home: HomeLoop) -> None:
+        super().__init__(breaker)
+        self._home = home
+
+    async def __aenter__(self) -> Self:
+        self._home.check()
+        return await super().__aenter__()
 
 
 class CircuitBreaker:

@@ -33,6 +33,16 @@ async def _locked(client: Client) -> None:
         pass
 
 
+async def _guarded(client: Client) -> None:
+    async with client.breaker("github"):
+        pass
+
+
+async def _called(client: Client) -> None:
+    async with client.breakers.call("github"):
+        pass
+
+
 def _flow() -> Workflow:
     flow = Workflow("one")
     flow.task("code.review", 1)
@@ -57,6 +67,8 @@ USES: dict[str, Use] = {
     "schedules": lambda client: _first(client.schedules.list()),
     "threads": lambda client: client.threads.get("0000").message(1),
     "breakers": lambda client: _first(client.breakers.list()),
+    "breaker": _guarded,
+    "call of a breaker": _called,
 }
 each_use = pytest.mark.parametrize("use", USES.values(), ids=USES)
 
@@ -119,6 +131,18 @@ async def test_closed_client_says_so(use: Use) -> None:
         pass
 
     assert await asyncio.to_thread(refusal, use, client) == "The client is closed"
+
+
+async def test_guarded_call_begins_in_the_loop_and_the_block_of_its_client() -> None:
+    async with MemoryBroker(MemoryServer(), name="client") as broker, Client(broker, MemoryRegistry()) as client:
+        call = client.breaker("github")
+        elsewhere = await asyncio.to_thread(refusal, lambda _: call.__aenter__(), client)
+        async with call:
+            pass
+
+    assert elsewhere == "The client is open in another event loop"
+    with pytest.raises(SetupError, match="The client is closed"):
+        await call.__aenter__()
 
 
 async def test_client_that_is_opened_twice_stays_open() -> None:
