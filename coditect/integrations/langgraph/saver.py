@@ -143,7 +143,7 @@ class Checkpoints:
         return reserved(self._client.state(THREADS), LANGGRAPH)
 
     async def threads(self) -> list[str]:
-        """Return the ids of the stored LangGraph threads: those in which a checkpoint without a parent was stored."""
+        """Return the ids of the stored LangGraph threads."""
         return [entry.key async for entry in self._index.entries()]
 
     async def places(self, within: CheckpointPlace, *, every_namespace: bool = False) -> list[CheckpointPlace]:
@@ -185,10 +185,11 @@ class Checkpoints:
             TooLarge: when it is over `LARGEST_BYTES`, and there is no blob store.
         """
         self._check_size("A checkpoint", kept.checkpoint, kept.metadata)
-        if kept.parent is None:
+        if kept.parent is None:  # before it, too: a crash leaves no thread that is not listed
             await self._put_if_new(self._index, place.thread, {})
         row = {"parent": kept.parent, "checkpoint": _packed(kept.checkpoint), "metadata": _packed(kept.metadata)}
         await self._space(place.thread).put(place.key, row)
+        await self._put_if_new(self._index, place.thread, {})  # the thread may have been deleted since its first one
 
     async def put_writes(self, place: CheckpointPlace, task: str, writes: Sequence[KeptWrite]) -> None:
         """Store a LangGraph task's writes, except those whose index has a stored write already.
@@ -208,9 +209,12 @@ class Checkpoints:
         await space.update(key, lambda before: rows | (before or {}) | special)
 
     async def delete(self, thread: str) -> None:
-        """Remove all checkpoints of a LangGraph thread, and all writes of its tasks."""
-        await self._remove(thread, [entry.key async for entry in self._space(thread).entries()])
+        """Remove all checkpoints of a LangGraph thread, and all writes of its tasks.
+
+        The thread is taken off the list first: a checkpoint that is stored meanwhile, and stays, puts it back.
+        """
         await self._index.delete(thread)
+        await self._remove(thread, [entry.key async for entry in self._space(thread).entries()])
 
     async def copy(self, source: str, target: str) -> None:
         """Copy all checkpoints of a LangGraph thread, and all writes of its tasks, to another thread."""

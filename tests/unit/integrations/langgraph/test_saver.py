@@ -169,6 +169,41 @@ async def test_a_thread_that_is_deleted_leaves_the_others_alone() -> None:
     assert gone == []
 
 
+async def listed(saver: CoditectSaver) -> list[str]:
+    found = [kept.config["configurable"]["thread_id"] + kept.checkpoint["id"] async for kept in saver.alist(None)]
+    return sorted(found)
+
+
+async def test_a_thread_whose_graph_works_on_after_its_deletion_is_listed_and_cleared_of_runs() -> None:
+    async with TestFleet() as fleet:
+        saver = CoditectSaver(fleet.client)
+        first = await saver.aput(thread("a"), {**empty_checkpoint(), "id": "1"}, {}, {})
+        await saver.adelete_thread("a")
+        await saver.aput(first, {**empty_checkpoint(), "id": "2"}, {"run_id": "r2"}, {})
+        await saver.aput(thread("b", checkpoint_id="1"), {**empty_checkpoint(), "id": "2"}, {}, {})
+        before = await listed(saver)
+        await saver.adelete_for_runs(["r2"])
+
+        assert before == ["a2", "b2"]
+        assert await listed(saver) == ["b2"]
+
+
+async def test_a_checkpoint_that_is_stored_amid_a_deletion_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with TestFleet() as fleet:
+        saver = CoditectSaver(fleet.client)
+        first = await saver.aput(thread("a"), {**empty_checkpoint(), "id": "1"}, {}, {})
+        remove = saver._kept._remove
+
+        async def remove_late(thread: str, keys: Sequence[str]) -> None:
+            await saver.aput(first, {**empty_checkpoint(), "id": "2"}, {}, {})
+            await remove(thread, keys)
+
+        monkeypatch.setattr(saver._kept, "_remove", remove_late)
+        await saver.adelete_thread("a")
+
+        assert await listed(saver) == ["a2"]
+
+
 async def test_what_cannot_be_kept_is_refused_with_what_to_do() -> None:
     async with TestFleet() as fleet:
         saver = CoditectSaver(fleet.client)
