@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from functools import lru_cache, partial
 from itertools import islice
@@ -40,6 +41,8 @@ CHARACTERS_PER_STEP = 10
 """How many characters of a list or an object that is compared cost as much as one inner schema."""
 SEARCHES_PER_STEP = 100
 """How many comparisons in a list, or entries and characters of a keyword and its value, cost as much as one."""
+SECONDS_PER_STEP = 0.000_03
+"""How much time for preparing a pattern costs as much as one inner schema, which takes about a third of it."""
 _LONGEST_PROBLEM, _LONGEST_VALUE = 300, 200
 """The most characters of a problem, and about those of a list or an object in it."""
 _sorted = json.JSONEncoder(sort_keys=True).encode
@@ -88,7 +91,7 @@ def check_schema(schema: Mapping[str, Any]) -> Any:
     kind: Any = validator_for(schema, default=Draft202012Validator)
     bounded = _bounded(kind)
     steps = _Steps(min(LEAST_STEPS + STEPS_PER_SCHEMA_BYTE * len(dumps(schema)), MOST_SCHEMA_STEPS))
-    steps.checks("regex", raises=(re.error, RecursionError))(_is_pattern)
+    steps.checks("regex", raises=(re.error, RecursionError))(partial(_is_pattern, steps))
     try:
         wrong = next(bounded(kind.META_SCHEMA, format_checker=steps).iter_errors(_shown(schema)), None)
     except (RecursionError, InputError) as error:
@@ -171,6 +174,19 @@ class _Steps(FormatChecker):
         text = _sorted(_whole(value))
         self.take(len(text) // CHARACTERS_PER_STEP)
         return ("json", text)
+
+    def matches(self, pattern: str) -> Callable[[str], bool] | None:
+        """Return the matcher of a pattern, after paying for its preparation, which may take 0.1 s.
+
+        None when it has look-around or back-references, which need backtracking.
+        """
+        since = time.thread_time()
+        try:
+            return matcher(pattern)
+        except InputError:
+            return None
+        finally:
+            self.take(int((time.thread_time() - since) / SECONDS_PER_STEP))
 
     def take(self, steps: int = 1) -> None:
         self._left -= steps
@@ -275,27 +291,21 @@ def _cost(keyword: str, inner: Any, value: Any) -> int:
     return searches // SEARCHES_PER_STEP
 
 
-def _matches(pattern: str) -> Callable[[str], bool] | None:
-    """Return the matcher of a pattern; None when it has look-around or back-references, which need backtracking."""
-    try:
-        return matcher(pattern)
-    except InputError:
-        return None
-
-
-def _is_pattern(value: Any) -> bool:
+def _is_pattern(steps: _Steps, value: Any) -> bool:
     """Return True for a regular expression and for a value that is no text; any other text raises an error of `re`."""
-    return not isinstance(value, str) or _matches(value) is not None or bool(re.compile(value))
+    return not isinstance(value, str) or steps.matches(value) is not None or bool(re.compile(value))
 
 
 def _pattern(validator: Any, pattern: str, value: Any, schema: Any) -> Iterator[ValidationError]:
-    if isinstance(value, str) and (matches := _matches(pattern)) is not None and not matches(value):
+    matches = validator.format_checker.matches(pattern) if isinstance(value, str) else None
+    if matches is not None and not matches(value):
         yield ValidationError(f"{value!r} does not match {pattern!r}")
 
 
 def _named(validator: Any, patterns: Mapping[str, Any], value: Any, schema: Any) -> Iterator[ValidationError]:
     for pattern, inner in patterns.items() if isinstance(value, dict) else ():
-        for name in filter(matches, value) if (matches := _matches(pattern)) is not None else ():
+        matches = validator.format_checker.matches(pattern)
+        for name in filter(matches, value) if matches is not None else ():
             yield from validator.descend(value[name], inner, path=name, schema_path=pattern)
 
 
@@ -304,7 +314,7 @@ def _others(check: Any, validator: Any, allowed: Any, value: Any, schema: Any) -
 
     A pattern that is left out may name any.
     """
-    matchers = [_matches(pattern) for pattern in schema.get("patternProperties", ())]
+    matchers = [*map(validator.format_checker.matches, schema.get("patternProperties", ()))]
     if matchers and isinstance(value, dict):
         named = {name for name in value for matches in matchers if matches is None or matches(name)}
         value = {name: member for name, member in value.items() if name not in named}

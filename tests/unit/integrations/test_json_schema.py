@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from coditect.errors import InputError, InvalidTask, SetupError
+from coditect.integrations import json_schema
 from coditect.integrations.json_schema import LEAST_STEPS, SchemaCheck
 from coditect.integrations.pattern import matcher
 from coditect.wire.json import MAX_JSON_LEVELS
@@ -153,6 +154,14 @@ def test_references_and_messages_take_no_time_that_grows_with_the_schema(schema:
 def test_keyword_pays_for_all_that_it_goes_through(schema: dict[str, Any], value: Any) -> None:
     with pytest.raises(InvalidTask, match="too many steps"):
         SchemaCheck(schema).check(value)
+
+
+def test_patterns_that_take_long_to_prepare_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(json_schema, "MOST_SCHEMA_STEPS", 3_000)
+    patterns = [{"pattern": rf"\w{{200}}{number}"} for number in range(20)]  # each takes about 0.05 s
+
+    with pytest.raises(SetupError, match="too complex"):
+        SchemaCheck({"items": {"anyOf": patterns}})
 
 
 def test_problem_of_a_long_value_names_the_problem() -> None:
