@@ -51,7 +51,7 @@ def doctor(
 ) -> list[Check]:
     """Check everything that `up` and the programs need, and return the results; start nothing.
 
-    Nothing is changed: only two keys of 1 ms show that Redis takes writes.
+    Nothing is changed: only two keys, which are removed again, show that Redis takes writes.
 
     A server without a given address is checked at the address of a running `up` in `folder`; without an `up` it has no
     address. The broker passes only when `sign_in`, if it is given, raises nothing. Runs its own event loop.

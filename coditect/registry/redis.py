@@ -139,6 +139,7 @@ _FAULTS: tuple[tuple[tuple[type[RedisError], ...], str, str], ...] = (
 """The errors of a Redis that answers but cannot be used, with the sentence and the fix; the first that fits counts."""
 
 
+_PACKAGE = "coditect.registry"
 UNSEEN_EVICTION = "this user cannot see whether Redis evicts keys: redis-cli acl setuser NAME +info"
 """The note behind the version for a user without the right to INFO."""
 
@@ -180,7 +181,7 @@ class RedisConnection:
         return str(facts.get("redis_version", "unknown"))
 
     async def usable_version(self) -> str:
-        """Return the version of a Redis that keeps what is written to it, after writing two keys that last 1 ms.
+        """Return the version of a Redis that keeps what is written to it, after writing and removing two keys.
 
         A user with the rights of a dispatcher is enough. Without the right to INFO, this cannot find out whether Redis
         evicts keys, and adds a note to the version.
@@ -190,10 +191,9 @@ class RedisConnection:
             Retryable: when it does not answer.
         """
         try:
-            hello = self.redis.execute_command("HELLO", 2)  # type: ignore[no-untyped-call] # redis-py says no types here
-            answer: Any = await self.bounded("hello", hello)
-            keep = read_scripts("coditect.registry", "keep")["keep"]
-            await self.bounded("write", self.redis.eval(keep, 2, "coditect:doctor", "rq:doctor"))
+            version = await self.bounded("hello", self._greeted())
+            script = await self.bounded("load", self.redis.script_load(read_scripts(_PACKAGE, "keep")["keep"]))
+            await self.bounded("write", self.redis.evalsha(script, 2, "coditect:doctor", "rq:doctor"))
             memory = await self.bounded("memory", self._memory())
         except Retryable as error:
             for kinds, sentence, fix in _FAULTS:
@@ -206,10 +206,19 @@ class RedisConnection:
         if memory and memory.get("maxmemory") and (policy := memory.get("maxmemory_policy")) != "noeviction":
             fix = "redis-cli config set maxmemory-policy noeviction, and the same in its configuration"
             raise SetupError("Redis may evict keys of the registry and of RQ", policy=policy, fix=fix)
+        return version if memory is not None else f"{version}; {UNSEEN_EVICTION}"
+
+    async def _greeted(self) -> str:
+        """Return the version by which Redis greets; before Redis 6, which has no greeting, the one that INFO tells."""
+        try:
+            answer: Any = await self.redis.execute_command("HELLO", 2)  # type: ignore[no-untyped-call] # redis-py says no types here
+        except ResponseError as error:
+            if not str(error).startswith("unknown command"):
+                raise
+            return str((await self.redis.info("server")).get("redis_version", "unknown"))
         facts = answer if isinstance(answer, dict) else dict(zip(answer[::2], answer[1::2], strict=False))
         version = facts.get(b"version", facts.get("version", "unknown"))
-        text = version.decode() if isinstance(version, bytes) else str(version)
-        return text if memory is not None else f"{text}; {UNSEEN_EVICTION}"
+        return version.decode() if isinstance(version, bytes) else str(version)
 
     async def _memory(self) -> dict[str, Any] | None:
         """Return the facts about the memory of Redis; None when the user may not ask for them."""
@@ -305,7 +314,6 @@ def _watched(url: str, timeout_seconds: float) -> Redis:
     return master
 
 
-_PACKAGE = "coditect.registry"
 _SCRIPTS = {
     **read_scripts(
         _PACKAGE, "register", "renew", "deregister", "find", "get", "gone", "leases", "capabilities", shared="shared"
