@@ -24,6 +24,11 @@ from coditect.settings.addresses import trusting
 _CONNECTION_START = b"\x00\x0a\x00\x0a"
 _VERSION = re.compile(rb"\x07versionS(.{4})", re.DOTALL)
 
+_REFUSALS = ("-DENIED ", "-ERR max number of clients")
+"""How a Redis begins that closes a connection at once: in protected mode, or with all its clients."""
+UNASKED_SECONDS = 0.2
+"""How long a Redis that refuses a connection may take to say so."""
+
 Answer = TypeVar("Answer")
 
 
@@ -97,7 +102,47 @@ async def usable_redis_version(url: str, *, within_seconds: float = 2.0) -> str:
         SetupError: when it answers but cannot be used, or TLS fails; with the fix.
         ServerUnreachable: when nothing answers in time; retryable.
     """
-    return await ask_redis(url, RedisConnection.usable_version, within_seconds=within_seconds)
+    try:
+        return await ask_redis(url, RedisConnection.usable_version, within_seconds=within_seconds)
+    except ServerUnreachable:
+        await _check_refusal(url, within_seconds)
+        raise
+
+
+async def _check_refusal(url: str, within_seconds: float) -> None:
+    """Check that no Redis speaks unencrypted at a URL that cannot be reached: it would refuse us, or have no TLS.
+
+    redis-py writes first, and does not see what a Redis says that closes each connection at once.
+
+    Raises:
+        SetupError: otherwise, with what Redis says.
+    """
+    parts = urlsplit(url)
+    said = ""
+    if parts.scheme in ("redis", "rediss"):
+        with suppress(OSError, TimeoutError, ValueError):
+            async with asyncio.timeout(within_seconds):
+                said = await _said(parts.hostname or "localhost", parts.port or 6379)
+    if said.startswith(_REFUSALS):
+        fix = f"correct in Redis, or in CODITECT_REDIS_URL, what Redis says: {said[1:300]}"
+        raise SetupError("Redis refuses connections", address=_address(url), fix=fix)
+    if said and parts.scheme == "rediss":
+        fix = "name the port for TLS in CODITECT_REDIS_URL, or write redis:// in place of rediss://"
+        raise SetupError("Redis answers at this address without TLS", address=_address(url), fix=fix)
+
+
+async def _said(host: str, port: int) -> str:
+    """Return the first line that a Redis says without TLS, unasked or to PING; nothing for another server."""
+    reader, writer = await asyncio.open_connection(host, port)
+    try:
+        with suppress(TimeoutError):
+            line = await asyncio.wait_for(reader.readline(), UNASKED_SECONDS)
+            return line.decode(errors="replace").strip() if line[:1] == b"-" else ""
+        writer.write(b"PING\r\n")
+        line = await reader.readline()
+        return line.decode(errors="replace").strip() if line[:1] in (b"-", b"+") else ""
+    finally:
+        await _hang_up(writer)
 
 
 async def ask_redis(url: str, ask: Callable[[RedisConnection], Awaitable[Answer]], *, within_seconds: float) -> Answer:

@@ -44,6 +44,7 @@ async def test_user_with_the_documented_rights_is_enough(server: PrivateRedis, c
     found = await found_at(server.url.replace("redis://", "redis://coditect:secret@"))
 
     assert found.ok, found
+    assert await client.keys() == []
     assert re.fullmatch(r"version 7\.[\d.]+", found.detail)
 
 
@@ -94,13 +95,42 @@ async def test_read_only_replica_is_not_usable(replica: PrivateRedis) -> None:
     assert "name the master" in found.fix
 
 
+async def test_redis_without_tls_or_with_all_its_clients_says_so(server: PrivateRedis, client: Redis) -> None:
+    assert (
+        await found_at(server.url.replace("redis:", "rediss:"))
+    ).detail == "Redis answers at this address without TLS"
+
+    await client.config_set("maxclients", 1)
+    found = await found_at(server.url)
+
+    assert (found.ok, found.detail) == (False, "Redis refuses connections")
+    assert "max number of clients" in found.fix
+
+
 async def test_redis_that_does_not_answer_is_to_be_started(server: PrivateRedis) -> None:
     server.kill()
 
     assert (await found_at(server.url)).fix.startswith("Start it")
 
 
-@pytest.mark.parametrize("rights", ["~other:* +@all", "~coditect:* +@all", "~rq:* +@all", "~* +@all -@scripting"])
+@pytest.mark.parametrize(
+    "rights",
+    [
+        "~other:* +@all",
+        "~coditect:* +@all",
+        "~rq:* +@all",
+        "~* +@all -@scripting",
+        "~* +@all -evalsha",
+        "~* +@all -script",
+        "~* +@all -@sortedset",
+        "~* +@all -@list",
+        "~* +@all -@set",
+        "~* +@all -@hash",
+        "~* +@all -pexpire",
+        "~* +@all -time",
+        "~* +@all -del",
+    ],
+)
 async def test_user_without_all_of_the_rights_gets_the_rights(server: PrivateRedis, client: Redis, rights: str) -> None:
     await make_user(client, "other", rights)
 

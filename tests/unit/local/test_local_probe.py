@@ -7,7 +7,14 @@ import pytest
 
 from coditect.errors import SetupError
 from coditect.local.errors import ServerUnreachable
-from coditect.local.probe import broker_answers, broker_version, port_open, redis_answers, redis_version
+from coditect.local.probe import (
+    broker_answers,
+    broker_version,
+    port_open,
+    redis_answers,
+    redis_version,
+    usable_redis_version,
+)
 
 START = b"\x00\x0a\x00\x0a\x00\x09\x00\x00\x00\x20\x07versionS\x00\x00\x00\x063.10.8\x00\x00\x00\x05PLAIN"
 INFO = b"# Server\r\nredis_version:7.0.15\r\n"
@@ -99,6 +106,44 @@ async def test_other_protocol_is_no_redis(answer: bytes) -> None:
     async with a_server(lambda _: answer) as port:
         with pytest.raises(ServerUnreachable):
             await redis_version(f"redis://127.0.0.1:{port}", within_seconds=0.2)
+
+
+@pytest.mark.parametrize(
+    "words", ["DENIED Redis is running in protected mode", "ERR max number of clients reached"], ids=["mode", "clients"]
+)
+async def test_redis_that_refuses_each_connection_is_told_in_its_words(words: str) -> None:
+    async def refuse(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(f"-{words}\r\n".encode())
+        writer.close()
+
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
+        with pytest.raises(SetupError, match="refuses connections") as refused:
+            await usable_redis_version(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+
+    assert words in str(refused.value.facts["fix"])
+
+
+@pytest.mark.parametrize("answer", [b"+PONG\r\n", b"-NOAUTH Authentication required.\r\n"])
+async def test_redis_without_tls_is_told_apart_from_none(answer: bytes) -> None:
+    def by_line(heard: bytes) -> bytes:
+        return answer if heard == b"PING\r\n" else b""
+
+    async with a_server(by_line) as port:
+        with pytest.raises(SetupError, match="without TLS"):
+            await usable_redis_version(f"rediss://127.0.0.1:{port}", within_seconds=0.5)
+    async with a_server(lambda _: b"") as port:
+        with pytest.raises(ServerUnreachable):
+            await usable_redis_version(f"rediss://127.0.0.1:{port}", within_seconds=0.3)
+
+
+async def test_redis_before_6_has_a_version() -> None:
+    def answer(heard: bytes) -> bytes:
+        if b"HELLO" in heard:
+            return b"-ERR unknown command `HELLO`, with args beginning with: `2`, \r\n"
+        return b"$2\r\nab\r\n" if b"LOAD" in heard else b"$-1\r\n" if b"EVALSHA" in heard else redis_answer(heard)
+
+    async with a_server(answer) as port:
+        assert await usable_redis_version(f"redis://127.0.0.1:{port}") == "7.0.15"
 
 
 async def test_closed_port_is_unreachable() -> None:
