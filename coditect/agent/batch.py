@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextvars import copy_context
 from dataclasses import dataclass
 from functools import reduce, wraps
 from operator import or_
 from types import UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Any, Union, cast, get_args, get_origin
+from weakref import WeakKeyDictionary
 
-from coditect.aio.supervisor import Supervisor
 from coditect.aio.threads import Carried, carry_await
 from coditect.errors import SetupError
 from coditect.model import arguments
@@ -142,19 +142,29 @@ class BatchedTask:
     """The call that the tasks of a batch share, once it has begun."""
 
 
+_AWAITED: WeakKeyDictionary[asyncio.Task[Any], asyncio.Task[Any]] = WeakKeyDictionary()
+"""The canceled calls whose end is waited for, each by the asyncio task of the last task of its batch."""
+
+
+def awaited_call(work: asyncio.Task[Any] | None) -> Coroutine[Any, Any, Any] | None:
+    """Return the call of a batch for whose end an asyncio task waits, after the call's cancellation; None without."""
+    call = None if work is None else _AWAITED.get(work)
+    return None if call is None else cast("Coroutine[Any, Any, Any]", call.get_coro())
+
+
 class Batches:
     """The batches of one capability in one agent process; several may run at the same time."""
 
-    def __init__(self, handler: Callable[..., Awaitable[Any]], policy: BatchPolicy, background: Supervisor) -> None:
+    def __init__(self, handler: Callable[..., Awaitable[Any]], policy: BatchPolicy) -> None:
         """Prepare to gather tasks, in batches as `policy` declares, for calls of a `handler` that takes lists."""
-        self._handler, self._policy, self._background = handler, policy, background
+        self._handler, self._policy = handler, policy
         self._loop = asyncio.get_running_loop()
         self._context = copy_context()
         """A clean `contextvars` context for the calls, without what any task has set."""
         self._gathered: list[BatchedTask] = []
         self._timer: asyncio.TimerHandle | None = None
         self._calls: dict[asyncio.Task[Any], list[BatchedTask]] = {}
-        """The calls under way, with their tasks."""
+        """The calls under way, with their tasks; one that swallows its cancellation is left behind at the end."""
         self._within_seconds = policy.within_seconds
 
     async def handle(self, *handler_arguments: Any) -> Any:
@@ -169,25 +179,38 @@ class Batches:
             return (await task.result).result()
         finally:
             if task.result.cancelled():
-                self._left(task)
+                await self._left(task)
 
     def hurry(self) -> None:
         """At a drain, call the handler with the tasks gathered so far, and let no later task wait for others."""
         self._within_seconds = 0.0
         self._begin()
 
-    def _left(self, task: BatchedTask) -> None:
+    async def _left(self, task: BatchedTask) -> None:
+        """Take a canceled task out of its batch; the last one cancels the call, and waits for the call's end.
+
+        Its execution keeps its slot meanwhile, and notices a call that swallows the cancellation, as it would notice a
+        handler of one task. Further cancellations are passed on to the call.
+        """
         if task.call is None:
             self._gathered.remove(task)
         elif all(other.result.cancelled() for other in self._calls.get(task.call, ())):
-            task.call.cancel()
+            if not task.call.cancelling():  # another task of the batch may have ended at the same moment
+                task.call.cancel()
+            if (work := asyncio.current_task()) is not None:
+                _AWAITED[work] = task.call
+            while not task.call.done():
+                try:
+                    await asyncio.wait({task.call})
+                except asyncio.CancelledError:
+                    task.call.cancel()
 
     def _begin(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
         tasks, self._gathered, self._timer = self._gathered, [], None
         if tasks:
-            call = self._context.run(self._background.start, self._call(tasks), name="batch")
+            call = self._loop.create_task(self._call(tasks), name="batch", context=self._context.copy())
             self._calls[call] = tasks
             call.add_done_callback(self._calls.pop)
             for task in tasks:

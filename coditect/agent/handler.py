@@ -13,13 +13,13 @@ from functools import partial, update_wrapper
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
-from coditect.agent.batch import Batches
+from coditect.agent.batch import Batches, awaited_call
 from coditect.agent.context import TaskContext
 from coditect.agent.declaration import Agent, Capability, Where
 from coditect.agent.execution import RUNNING, Execution, Interruption, TimeLimits
 from coditect.agent.pool import PROCESS_DIED, ProcessDied, RemoteError, Worker, Workers
 from coditect.agent.signature import MiddlewareContext, chained
-from coditect.aio.supervisor import Supervisor, cancellations
+from coditect.aio.supervisor import cancellations
 from coditect.aio.threads import carry, in_thread
 from coditect.blobs import Blobs, whole
 from coditect.codec import LARGE_BYTES
@@ -355,7 +355,8 @@ def overrun(capability: Capability, execution: Execution) -> AttemptOutcome:
     assert why is not None, "only a handler that was asked to end is abandoned"
     if why.canceled is not None:
         return _canceled(why.canceled)
-    ended, stack = _timed_out(why, execution.limit_seconds), _stack(execution.coroutine)
+    ended = _timed_out(why, execution.limit_seconds)
+    stack = _stack(awaited_call(execution.work) or execution.coroutine)
     assert ended.failure is not None
     name = getattr(capability.handler, "__qualname__", capability.name)
     place = f"{stack[-1].filename}:{stack[-1].lineno} in {stack[-1].name}" if stack else name
@@ -388,7 +389,7 @@ def _timed_out(why: Interruption, limit_seconds: float) -> AttemptOutcome:
     return AttemptOutcome(Status.FAILED, failure=failure, error=error)
 
 
-def runnable(agent: Agent, startable: int, background: Supervisor) -> tuple[dict[str, Capability], list[Batches]]:
+def runnable(agent: Agent, startable: int) -> tuple[dict[str, Capability], list[Batches]]:
     """Return an agent's capabilities by name, each with the agent's middleware, and the batches of its list handlers.
 
     A handler of lists is replaced by a handler that adds its task to a batch. A batch is at most as large as the number
@@ -400,7 +401,7 @@ def runnable(agent: Agent, startable: int, background: Supervisor) -> tuple[dict
     for name, capability in capabilities.items():
         if capability.batch is not None and capability.batch_handler is not None:
             policy = replace(capability.batch, size=min(capability.batch.size, startable))
-            batches = Batches(capability.batch_handler, policy, background)
+            batches = Batches(capability.batch_handler, policy)
             all_batches.append(batches)
             handle = update_wrapper(partial(batches.handle), capability.handler)  # by which its file is found
             capabilities[name] = replace(capability, handler=handle)

@@ -120,7 +120,7 @@ class Runtime:
         self._loop, self._background, places = asyncio.get_running_loop(), background, settings.max_suspended
         self.addresses = addresses = ReturnAddresses(settings.answer_queues)
         self._slots = slots = Slots(settings.slots or agent.slots, reserve=agent.reserve)
-        offered, self._batches = runnable(agent, slots.startable(Priority.P1), background)
+        offered, self._batches = runnable(agent, slots.startable(Priority.P1))
         self._offered = offered
         self._executions = executions = dict[Execution, None]()
         start = TaskRunner(self._execute, executions, self._loop).start

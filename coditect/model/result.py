@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType, TracebackType
-from typing import Self, TypeVar, cast
+from typing import Any, Self, TypeVar, cast
 
 from coditect.errors import CoditectError
 from coditect.model.ids import AgentId
@@ -22,8 +22,6 @@ MAX_TRACEBACK_CHARS = 8_000
 MAX_FRAMES = 100
 """Number of frames, the innermost ones, that a traceback shows of each exception."""
 _NO_MESSAGE = "It has no message: its class cannot be printed"
-_TRACEBACK = vars(BaseException)["__traceback__"]
-"""The attribute of every exception, also of one whose class has another under its name."""
 _REPLACED = frozenset(
     {
         "coroutine raised StopIteration",
@@ -150,8 +148,11 @@ def error_message(error: BaseException) -> str:
 
 
 def trace_of(error: BaseException) -> TracebackType | None:
-    """Return an exception's traceback, also when its class hides the attribute."""
-    trace: TracebackType | None = _TRACEBACK.__get__(error)
+    """Return an exception's traceback, also when its class hides the attribute or has another under its name."""
+    kinds = type(error).__mro__
+    at = kinds.index(BaseException)
+    found: Any = super(kinds[at - 1], error) if at else error  # which has no attributes but those of BaseException
+    trace: TracebackType | None = found.__traceback__
     return trace
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from coditect.errors import CoditectError
 from coditect.model.duration import seconds
+from coditect.model.result import ask_error
 from coditect.model.retry import Retry
 
 if TYPE_CHECKING:
@@ -75,14 +76,17 @@ def worth_a_retry(policy: Retry, error: BaseException) -> bool:
 
     Another layer has retried those already, or will do so: `RetryAfter`, for example, asks for another attempt.
     """
-    return not isinstance(error, CoditectError) and policy.allows(error)
+    return not issubclass(type(error), CoditectError) and policy.allows(error)
 
 
 def _noted(state: RetryCallState, why: str) -> bool:
-    """Add a note to a call's last error, for the traceback, that says why the call is not tried again; return True."""
+    """Add a note to a call's last error, for the traceback, that says why the call is not tried again; return True.
+
+    An error whose class refuses the note stays without it.
+    """
     error = None if state.outcome is None else state.outcome.exception()
     if error is not None:
-        error.add_note(why)
+        ask_error(lambda: BaseException.add_note(error, why), otherwise=None)
     return True
 
 

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from coditect import Agent, Context, Retry, TaskFailed
 from coditect.errors import BrokerUnavailable, TaskError
 from coditect.model.retry import RetryAfter
-from coditect.resilience.retries import NO_BUDGET, NO_TIME, Retries, RetryBudget
+from coditect.resilience.retries import NO_BUDGET, NO_TIME, Retries, RetryBudget, worth_a_retry
 from coditect.testing import TestFleet
+from tests.unit.agent.process_agent import Classless, Frozen, Traceless
+from tests.unit.agent.scene import failure_of
 
 ONCE = Retry(max_attempts=1)
 AT_ONCE = Retry(max_attempts=3, first="1ms", cap="1ms")
@@ -92,6 +94,22 @@ async def test_dependency_that_fails_always_gets_ten_retries_in_its_first_hundre
 
     assert len(web.calls) == 110
     assert NO_BUDGET in failed.value.__notes__[0], "the traceback says why it was the last try"
+
+
+async def test_error_that_takes_no_note_stays_the_error_of_the_last_try() -> None:
+    web = Dependency(failures=1_000, error=lambda: Frozen(7))
+
+    async with TestFleet(agents=[web.agent()]) as fleet:
+        for _ in range(6):
+            failure = await failure_of(await fleet.submit("page.fetch"))
+            assert failure.type == "Frozen"
+
+    assert len(web.calls) == 16
+
+
+def test_error_whose_class_cannot_be_asked_is_retried_by_its_type() -> None:
+    assert worth_a_retry(AT_ONCE, Classless())
+    assert not worth_a_retry(Retry(on=(OSError,)), Traceless())
 
 
 async def test_dependencies_have_a_budget_each() -> None:

@@ -15,6 +15,7 @@ from coditect.testing import TestFleet
 from tests.unit.agent.scene import failure_of
 
 ONCE = Retry(max_attempts=1)
+NAMES = {"never.ends": "never_ends", "never.end": "never_ends_for_all"}
 
 
 class Deaf:
@@ -22,6 +23,8 @@ class Deaf:
 
     def __init__(self) -> None:
         self.free = False
+        self.calls = 0
+        """Of the handler of batches."""
         self.begun: list[tuple[int, int]] = []
         """Of the neighbors: for how many seconds, and as which attempt."""
         self.agent = Agent("deaf", slots=3, reserve=0)
@@ -32,6 +35,11 @@ class Deaf:
                 with contextlib.suppress(asyncio.CancelledError):
                     await asyncio.sleep(1)
             return "late"
+
+        @self.agent.capability("never.end", timeout="6s", retry=ONCE, batch=2, within="10ms")
+        async def never_ends_for_all(tasks: list[Any]) -> list[str]:
+            self.calls += 1
+            return [await never_ends(task) for task in tasks]
 
         @self.agent.capability("good.one")
         async def good(number: int) -> int:
@@ -44,17 +52,18 @@ class Deaf:
             return ctx.agent_id
 
 
+@pytest.mark.parametrize("capability", ["never.ends", "never.end"])
 @pytest.mark.parametrize("durable", [False, True])
-async def test_deadline_ends_the_task_whose_handler_swallows_its_cancellation(durable: bool) -> None:
+async def test_deadline_ends_the_task_whose_handler_swallows_its_cancellation(durable: bool, capability: str) -> None:
     deaf = Deaf()
     async with TestFleet(agents=[deaf.agent]) as fleet:
-        handle = await fleet.client.submit("never.ends", None, durable=durable)
+        handle = await fleet.client.submit(capability, None, durable=durable)
         failure = await failure_of(handle, "1h")
 
         assert fleet.elapsed_seconds < 6 + SWALLOWED_SECONDS + 5
         assert (failure.reason, failure.type) == ("timeout", "TimeoutError")
         assert "within its time (6 s)" in failure.message
-        assert "never_ends does not end when it is canceled" in failure.message
+        assert f"{NAMES[capability]} does not end when it is canceled" in failure.message
         assert f"it stands at {__file__}:" in failure.message
         assert "await asyncio.sleep(1)" in failure.traceback
         deaf.free = True
@@ -63,10 +72,11 @@ async def test_deadline_ends_the_task_whose_handler_swallows_its_cancellation(du
         assert fleet.agents[0].load.running == 0
 
 
-async def test_canceled_task_ends_though_its_handler_does_not() -> None:
+@pytest.mark.parametrize("capability", ["never.ends", "never.end"])
+async def test_canceled_task_ends_though_its_handler_does_not(capability: str) -> None:
     deaf = Deaf()
     async with TestFleet(agents=[deaf.agent]) as fleet:
-        handle = await fleet.client.submit("never.ends", None)
+        handle = await fleet.client.submit(capability, None)
         await asyncio.sleep(1)
         await handle.cancel(reason="not wanted")
         with pytest.raises(TaskCanceled):
@@ -76,16 +86,31 @@ async def test_canceled_task_ends_though_its_handler_does_not() -> None:
         await fleet.advance("10s")
 
 
-async def test_agent_that_a_handler_does_not_leave_ends_so_that_it_is_started_again() -> None:
+async def test_calls_with_batches_that_swallow_their_cancellation_are_no_more_than_the_slots() -> None:
+    deaf = Deaf()
+    async with TestFleet(agents=[deaf.agent]) as fleet:
+        handles = [await fleet.client.submit("never.end", number) for number in range(12)]
+        await handles[0].outcome(timeout="1h")
+        await handles[0].cancel()
+        await fleet.advance("20s")
+
+        assert deaf.calls <= 3
+        assert fleet.agents[0].load.running == 3
+        deaf.free = True
+        await fleet.advance("10s")
+
+
+@pytest.mark.parametrize("capability", ["never.ends", "never.end"])
+async def test_agent_that_a_handler_does_not_leave_ends_so_that_it_is_started_again(capability: str) -> None:
     deaf = Deaf()
     async with TestFleet(agents=[deaf.agent]) as fleet:
         process = fleet.agents[0]
         failing = asyncio.ensure_future(process.health.failure())
-        await (await fleet.client.submit("never.ends", None)).outcome(timeout="1h")
+        await (await fleet.client.submit(capability, None)).outcome(timeout="1h")
         error = await failing
 
         assert isinstance(error, HandlerStuck)
-        assert "never_ends does not end when it is canceled" in str(error)
+        assert f"{NAMES[capability]} does not end when it is canceled" in str(error)
         assert fleet.elapsed_seconds < 6 + SWALLOWED_SECONDS + STUCK_SECONDS + 5
         (again,) = await fleet.restart("deaf")
         assert await fleet.request("good.one", 5, timeout="1m") == 5
