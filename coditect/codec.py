@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from enum import Enum
 from functools import lru_cache
 from typing import Annotated, Any, get_args, get_origin
 
@@ -157,8 +158,8 @@ class _Looseness:
                 found = replace(self, numbers=True)
             case {"type": "int"}:
                 found = replace(self, integers=True)
-            case {"type": "enum"}:
-                found = replace(self, numbers=True, integers=True)
+            case {"type": "enum", "members": members} | {"type": "literal", "expected": members}:
+                found = self if all(map(_is_tight, members)) else self._with(_ANY)
             case {"type": "dict" | "frozendict" | "ordered-dict" | "counter"}:
                 found = self._with_keys(part.get("keys_schema"))
             case {"ser_json_inf_nan": "strings"}:
@@ -175,6 +176,12 @@ class _Looseness:
             keys=self.keys or kind in ("any", "float", "decimal"),
             typed_keys=self.typed_keys or kind not in ("any", "str"),
         )
+
+
+def _is_tight(member: Any) -> bool:
+    """Tell whether JSON can express a member of an enum or literal, whatever it is."""
+    value = member.value if isinstance(member, Enum) else member
+    return isinstance(value, str | bool) or value is None
 
 
 def _fix_of(error: Exception) -> str:
@@ -194,13 +201,19 @@ def _decoder(adapter: TypeAdapter[Any], type_: Any) -> Callable[[bytes], Any]:
             raise InvalidTask(_UNFIT, errors=_shown(error)) from error
         if loose.numbers or _N in body or _I in body:
             loads(body)  # pydantic takes numbers that JSON does not have, such as NaN, Infinity and 1e999
-        if loose.numbers and _NO_NUMBER.search(body):
+        if loose.numbers and _is_doubtful(body):
             with suppress(PydanticSerializationError):  # a serializer of the user's own, which no input needs
                 written = plain(value, warnings=False, exclude_unset=True)
                 check(written, any_keys=True, any_floats=loose.floats_as_text, sentence=_UNFIT)
         return value
 
     return decode
+
+
+def _is_doubtful(body: bytes) -> bool:
+    """Tell whether a body may have a text that pydantic takes for a number, but JSON has none such."""
+    escaped = b"\\" in body or b"_" in body or not body.isascii()  # pydantic reads `"\\u006ean"` and `"1e4_00"`, too
+    return escaped or _NO_NUMBER.search(body) is not None
 
 
 @lru_cache(maxsize=100)
@@ -226,7 +239,7 @@ def _encoder(adapter: TypeAdapter[Any]) -> Callable[[Any], bytes]:
     dump, plain = adapter.serializer.to_json, adapter.serializer.to_python
     loose = _Looseness.of(adapter.core_schema)
     checked = loose.keys or loose.numbers or loose.integers or loose.mappings
-    flat = _is_flat(adapter.core_schema)
+    flat = _is_flat(adapter.core_schema) and not loose.keys
 
     def encode(value: Any) -> bytes:
         try:

@@ -27,7 +27,7 @@ import math
 import re
 import sys
 from collections import deque
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
@@ -145,6 +145,8 @@ def check(value: Any, *, any_keys: bool = False, any_floats: bool = False, sente
     def look(part: Any) -> Any:
         if isinstance(part, Set | deque):
             return list(part)
+        if isinstance(part, Iterator):
+            raise TypeError("an iterator is read once; make a list of it")
         if isinstance(part, Decimal) and not (any_floats or part.is_finite()):
             raise TypeError(f"{part} is no number of JSON")
         return None

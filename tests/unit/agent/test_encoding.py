@@ -104,6 +104,7 @@ class Written(BaseModel):
 class Bound(Enum):
     NONE = math.inf
     MOST = 2**64
+    KEYED = {None: 1}  # noqa: RUF012 - a value of the enum
 
 
 @dataclass
@@ -145,6 +146,10 @@ REFUSED_VALUES = [
     (Written, Written(limit=70), "limit"),
     (Bound, Bound.NONE, ""),
     (list[Bound], [Bound.MOST], "[0]"),
+    (Bound, Bound.KEYED, ""),
+    (Literal[Bound.NONE], Bound.NONE, ""),
+    (Literal[Bound.KEYED], Bound.KEYED, ""),
+    (Literal[2**70], 2**70, ""),
     (deque[float], deque([0.0, math.nan]), "[1]"),
     (Counter[str], Counter(many=2**70), "many"),
     (dict[float, int], {math.nan: 1}, ""),
@@ -241,7 +246,25 @@ def test_number_that_json_does_not_have_is_refused_at_the_input(annotation: Any,
         codec(annotation).decode(body)
 
 
-@pytest.mark.parametrize("text", ["NaN", "nan", " inf", "-Infinity", "1e999", "9" * 400])
+def test_iterator_in_a_value_of_any_type_is_not_written_unseen() -> None:
+    with pytest.raises(InvalidTask, match="read once"):
+        codec(list[Any]).encode([iter([math.nan])])
+
+
+ESCAPED = [
+    r"\u006ean",
+    r"n\u0061n",
+    r"\u0069nf",
+    r"\tnan",
+    r"\nInfinity\n",
+    "\u00a0nan",
+    "1e4_00",
+    "1_0e400",
+    "1" + "_0" * 309,
+]
+
+
+@pytest.mark.parametrize("text", ["NaN", "nan", " inf", "-Infinity", "1e999", "9" * 400, *ESCAPED])
 @pytest.mark.parametrize(("annotation", "body"), [(Order, '{{"price": "{}"}}'), (list[float], '["{}"]')], ids=str)
 def test_text_that_would_become_no_number_is_refused_at_the_input(annotation: Any, body: str, text: str) -> None:
     with pytest.raises(InvalidTask, match="does not fit the schema"):
