@@ -7,7 +7,7 @@ import ssl
 from collections.abc import Collection, Mapping
 from dataclasses import fields
 from ipaddress import ip_address
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from coditect.errors import SetupError
 
@@ -160,17 +160,5 @@ def secrets_in(settings: object) -> frozenset[str]:
 
 
 def vhost_of(amqp_url: str) -> str:
-    """Return the vhost that the URL of a broker names, or the first one of several URLs with commas; `/` by default.
-
-    It is the vhost that aiormq enters, which decodes a path by yarl, and then `%2F` once more.
-
-    Raises:
-        SetupError: when it is no URL.
-    """
-    from yarl import URL  # noqa: PLC0415 - the CLI starts without it
-
-    try:
-        path = URL(amqp_url.partition(",")[0].strip()).path
-    except ValueError:  # what yarl says may hold the password
-        raise SetupError("This is no address of a broker", variable="CODITECT_AMQP_URL") from None
-    return path.removeprefix("/").replace("%2F", "/") or "/"
+    """Return the vhost that the URL of a broker names, or the first one of several URLs with commas; `/` by default."""
+    return unquote(urlsplit(amqp_url.partition(",")[0]).path.removeprefix("/")) or "/"

@@ -14,7 +14,6 @@ from importlib import import_module
 from string import ascii_letters, digits
 
 import pytest
-from aiormq import Connection
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
@@ -23,8 +22,8 @@ import coditect
 import dispatcher
 from coditect.cli.terminal.failure import describe
 from coditect.cli.terminal.output import Output, TableView, render, say
-from coditect.errors import BrokerUnavailable, SetupError
-from coditect.settings.addresses import secrets_in, vhost_of, without_passwords
+from coditect.errors import BrokerUnavailable
+from coditect.settings.addresses import secrets_in, without_passwords
 from coditect.settings.settings import Settings
 from coditect.telemetry.logs import JsonLines, PlainLines
 
@@ -100,22 +99,6 @@ def test_line_of_json_stays_json_where_its_passwords_have_quotes() -> None:
 
 def test_errors_on_the_command_line_show_none() -> None:
     assert "secret" not in describe(BrokerUnavailable("It is gone", url="redis://:secret@127.0.0.1:6379/0"))
-
-
-@pytest.mark.parametrize(
-    "path", ["", "/", "//", "/v", "/%2F", "/%252F", "/%2f%2Fv", "/%ff", "/a%20b", "/v?heartbeat=9"]
-)
-async def test_vhost_is_the_one_that_the_broker_s_library_enters(path: str) -> None:
-    url = f"amqp://user:secret@host:1{path}"
-
-    assert vhost_of(url) == vhost_of(f"{url}, other") == Connection(url).vhost
-
-
-def test_vhost_of_what_is_no_url_is_refused_without_its_password() -> None:
-    with pytest.raises(SetupError) as refused:
-        vhost_of("amqp://user:secret@host:port/v")
-
-    assert "secret" not in str(refused.value)
 
 
 HOSTILE = "done\r\x1b[2J\x9b1A\u202e\n12:00:00 error   The fleet is lost"
