@@ -189,8 +189,8 @@ class Batches:
     async def _left(self, task: BatchedTask) -> None:
         """Take a canceled task out of its batch; the last one cancels the call, and waits for the call's end.
 
-        Its execution keeps its slot meanwhile, and notices a call that swallows the cancellation, as it would notice a
-        handler of one task. Further cancellations are passed on to the call.
+        Its execution keeps its slot until then, so a call that swallows the cancellation is bounded like a handler of
+        one task. Further cancellations go to the call, too.
         """
         if task.call is None:
             self._gathered.remove(task)

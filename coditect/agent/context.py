@@ -256,7 +256,7 @@ class TaskContext:
             self._workspace = None
 
     def report(self, share: float, note: str = "") -> None:
-        """Publish the task's progress (0 to 1, clamped) with a note, from any thread, also that of a plain handler.
+        """Publish the task's progress (0 to 1, clamped) with a note; any thread may call it.
 
         Raises:
             InputError: when the share is no number, or the note is no text.

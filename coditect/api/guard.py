@@ -254,7 +254,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     _deadline: asyncio.TimerHandle | None = None
     _frame_bytes = 0
-    """The size of the present head; after it, that of chunk extensions and trailers."""
+    """The bytes of the present head, or, once it is complete, of the chunk extensions and trailers."""
     _piece_bytes = 0
     """How much of the present piece is not part of a body."""
     _in_head = True
@@ -287,7 +287,7 @@ class BoundedHttp(HttpToolsProtocol):
             self._set_deadline()  # uvicorn's own ended when something arrived, be it an empty line
 
     def _is_left(self) -> bool:
-        """Tell whether the connection ends here, or goes on as a WebSocket."""
+        """Tell whether the connection is closing, or has become a WebSocket."""
         return self.transport.is_closing() or self.transport.get_protocol() is not self
 
     def on_message_begin(self) -> None:

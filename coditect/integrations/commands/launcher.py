@@ -12,8 +12,8 @@ the launcher's, which kills them. Run by its path with ``python -I -S``: the sta
 
 Agent to launcher: one byte with four file descriptors (the guard's socket, stdin, stdout, stderr). On the guard's
 socket a line of JSON says what to run; then ``T`` asks for SIGTERM, and for SIGKILL after the grace; the guard answers
-one line, ``{"exit": 3}``, or of a command that was not started ``{"errno": 2}`` or ``{"unlimited": "why"}``. Beyond
-Linux there is no subreaper: what left the command's process group is out of reach there.
+one line, ``{"exit": 3}``, or of a command that was not started ``{"errno": 2}`` or ``{"unlimited": "why"}``. Only
+Linux has subreapers: elsewhere, a process that has left the command's process group cannot be found.
 """
 
 from __future__ import annotations

@@ -211,7 +211,7 @@ class Checkpoints:
     async def delete(self, thread: str) -> None:
         """Remove all checkpoints of a LangGraph thread, and all writes of its tasks.
 
-        The thread is taken off the list first: a checkpoint that is stored meanwhile, and stays, puts it back.
+        The thread leaves the list first. A checkpoint that is stored during the removal puts the thread back.
         """
         await self._index.delete(thread)
         await self._remove(thread, [entry.key async for entry in self._space(thread).entries()])

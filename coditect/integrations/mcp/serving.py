@@ -106,9 +106,9 @@ class CapabilityTool:
 def capability_tools(specs: Iterable[CapabilitySpec]) -> dict[str, CapabilityTool]:
     """Return the tools of capabilities by name: `code_review` for `code.review`, since many clients allow no dots.
 
-    If several capabilities would have the same name, or one that of a built-in tool, each gets a suffix, a hash of its
-    own name: the name of a tool never passes to a capability that appears beside it. Capabilities that take or return
-    bytes are left out: MCP's arguments are JSON.
+    Capabilities whose names would collide, with each other or with a built-in tool, get a suffix: a hash of their own
+    name. So a tool's name never moves to another capability when one appears. Capabilities that take or return bytes
+    are left out: MCP's arguments are JSON.
     """
     offered = [spec for spec in specs if not (is_binary(spec.input_schema) or is_binary(spec.output_schema))]
     uses = Counter(map(_short, offered))
